@@ -1,0 +1,100 @@
+"""The one tree of errors; every message reads ``cannot <verb> <object>: <cause>. <what to do>``.
+
+::
+
+    FheLlmError                    code
+    ├── ParameterError             parameter_refused     parameters outside the security table
+    ├── KeyRingError               key_unusable          key file missing, damaged, not writable
+    │   ├── WrongPassphraseError   wrong_passphrase
+    │   └── RetiredKeyError        key_retired           a reply failed validation under this key
+    ├── ModelError                 model_unusable        files missing, damaged, unsupported
+    │   ├── DownloadError          download_failed
+    │   └── ContextOverflowError   context_overflow      prompt longer than the context window
+    ├── FrameError                 bad_frame             bytes that are not one of our frames
+    ├── ReplyError                 bad_reply             the proxy's answer fails validation
+    ├── TransportError             proxy_unreachable     the proxy is down or went away
+    └── ProxyError                 (the proxy's own)     the proxy refused the request and said why
+
+``code`` is stable across releases; messages are not.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class FheLlmError(Exception):
+    """Base of everything this library raises on purpose."""
+
+    code: ClassVar[str] = "fhe_llm_error"
+
+
+class ParameterError(FheLlmError, ValueError):
+    """Encryption parameters that the 128-bit table does not allow, or an unknown preset."""
+
+    code = "parameter_refused"
+
+
+class KeyRingError(FheLlmError):
+    """A key file that cannot be read, written or used."""
+
+    code = "key_unusable"
+
+
+class WrongPassphraseError(KeyRingError):
+    """The key file's authentication failed under this passphrase."""
+
+    code = "wrong_passphrase"
+
+
+class RetiredKeyError(KeyRingError):
+    """The key was retired after a reply failed validation (CKKS is not IND-CPA-D secure)."""
+
+    code = "key_retired"
+
+
+class ModelError(FheLlmError):
+    """Model files that are missing, damaged or of an unsupported architecture."""
+
+    code = "model_unusable"
+
+
+class DownloadError(ModelError):
+    """A model file that could not be fetched, or whose hash is not the pinned one."""
+
+    code = "download_failed"
+
+
+class ContextOverflowError(ModelError, ValueError):
+    """More tokens than the context window holds."""
+
+    code = "context_overflow"
+
+
+class FrameError(FheLlmError, ValueError):
+    """Bytes that are not a well-formed frame."""
+
+    code = "bad_frame"
+
+
+class ReplyError(FheLlmError):
+    """A reply from the proxy that fails validation; the session is closed and its key retired."""
+
+    code = "bad_reply"
+
+
+class TransportError(FheLlmError, ConnectionError):
+    """The proxy cannot be reached, or went away and did not come back."""
+
+    code = "proxy_unreachable"
+
+
+class ProxyError(FheLlmError):
+    """The proxy refused a request. ``proxy_code`` is the stable code in its error envelope."""
+
+    code = "proxy_refused"
+
+    def __init__(self, message: str, *, proxy_code: str = "internal", status: int = 500) -> None:
+        super().__init__(message)
+        self.proxy_code = proxy_code
+        self.status = status

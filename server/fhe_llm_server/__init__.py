@@ -1,0 +1,1 @@
+"""fhe_llm_server."""
