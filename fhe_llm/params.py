@@ -40,7 +40,8 @@ class Preset:
     """Checked, immutable CKKS parameters under a name both sides know.
 
     ``primes`` are the largest primes of the given bit lengths congruent to 1 modulo 2N, in SEAL's order;
-    ``log_input_scale`` and ``log_weight_scale`` are log2 of the encoding scales.
+    ``log_input_scale`` and ``log_weight_scale`` are log2 of the encoding scales; a reply is rescaled until
+    ``reply_limbs`` primes are left.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Preset:
     primes: tuple[int, ...]
     log_input_scale: int
     log_weight_scale: int
+    reply_limbs: int
     security_bits: int
 
     @property
@@ -101,6 +103,7 @@ def make_preset(
     *,
     log_input_scale: int,
     log_weight_scale: int,
+    reply_limbs: int,
 ) -> Preset:
     """Check a literal and turn it into a preset; raises :class:`ParameterError`."""
     check(literal)
@@ -112,6 +115,7 @@ def make_preset(
         primes=_largest_ntt_primes(literal),
         log_input_scale=log_input_scale,
         log_weight_scale=log_weight_scale,
+        reply_limbs=reply_limbs,
         security_bits=128,
     )
 
@@ -165,7 +169,21 @@ def _is_prime(n: int) -> bool:
 PRESETS: Final[dict[str, Preset]] = {
     p.name: p
     for p in (
-        make_preset("default", 1, ParameterLiteral(4096, (30, 30, 31)), log_input_scale=32, log_weight_scale=24),
-        make_preset("wide", 2, ParameterLiteral(8192, (30, 30, 30, 31)), log_input_scale=40, log_weight_scale=30),
+        make_preset(
+            "default",
+            1,
+            ParameterLiteral(4096, (30, 30, 31)),
+            log_input_scale=32,
+            log_weight_scale=24,
+            reply_limbs=1,
+        ),
+        make_preset(
+            "wide",
+            2,
+            ParameterLiteral(8192, (30, 30, 30, 31)),
+            log_input_scale=40,
+            log_weight_scale=30,
+            reply_limbs=2,
+        ),
     )
 }
