@@ -34,9 +34,9 @@ class PrivacyReceipt:
     """The receipt of one answer.
 
     ``security_row`` is the row of the 128-bit table that the preset meets. ``prompt_tokens_seen`` and
-    ``generated_tokens_seen`` are counts the proxy could infer from the rounds; with ``pad_to`` the first is the
-    padded one. ``precision_log2`` is log2 of the largest error of a decrypted layer output relative to that
-    output's largest entry, as measured during this answer (None: not measured).
+    ``generated_tokens_seen`` are counts the proxy could infer from the rounds; with ``pad_to`` the first is
+    the padded one. ``precision_log2`` is log2 of the largest error of a decrypted layer output relative to
+    that output's largest entry, as measured during this answer (None: not measured).
     """
 
     guarantee: Guarantee

@@ -90,8 +90,8 @@ class Sampler:
         return token
 
     def _penalised(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Divide positive logits of seen tokens by the penalty, multiply negative ones (Keskar et al., "CTRL",
-        2019, section 4.1, with the sign rule of transformers)."""
+        """Divide positive logits of seen tokens by the penalty, multiply negative ones (Keskar et al.,
+        "CTRL", 2019, section 4.1, with the sign rule of transformers)."""
         penalty = self._params.repetition_penalty
         if penalty == 1.0 or not self._seen:
             return logits
@@ -128,7 +128,7 @@ def likeliest(logits: NDArray[np.float64], top_k: int) -> NDArray[np.intp]:
 class StopMatcher:
     """Finds stop strings in text that arrives in pieces, and holds back what may yet become one.
 
-    The text ends before the stop string that is complete first (of those, the longest), so that the result does
+    The text ends before the stop string that is complete first (of those, the longest), so the result does
     not depend on how the text was cut into pieces.
     """
 
