@@ -72,9 +72,13 @@ class ContextOverflowError(ModelError, ValueError):
 
 
 class FrameError(FheLlmError, ValueError):
-    """Bytes that are not a well-formed frame."""
+    """Bytes that are not a well-formed frame. ``reason`` is a stable code, listed in ``docs/wire-format.md``."""
 
     code = "bad_frame"
+
+    def __init__(self, message: str, *, reason: str = "bad_field") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class ReplyError(FheLlmError):
