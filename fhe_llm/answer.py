@@ -1,0 +1,111 @@
+"""What a generation gives back: chunks while it runs, one answer at its end."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from fhe_llm.receipt import PrivacyReceipt, html_table
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Phases:
+    """Seconds spent per part of the work, summed over rounds.
+
+    ``encrypt`` includes packing and encoding, ``decrypt`` decoding and unpacking; ``wire`` is the round
+    trip less what the proxy reports; ``model`` is the client half and everything else at the client.
+    """
+
+    encrypt: float = 0.0
+    wire: float = 0.0
+    queue: float = 0.0
+    rotations: float = 0.0
+    products: float = 0.0
+    finish: float = 0.0
+    decrypt: float = 0.0
+    model: float = 0.0
+
+    def __sub__(self, earlier: Phases) -> Phases:
+        mine, theirs = asdict(self), asdict(earlier)
+        return Phases(**{name: mine[name] - theirs[name] for name in mine})
+
+    def __truediv__(self, count: int) -> Phases:
+        return Phases(**{name: seconds / count for name, seconds in asdict(self).items()})
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerTimings:
+    """Wall-clock seconds, without the time a streaming caller kept the generation waiting.
+
+    ``seconds_per_token`` covers decoding only: from the first token to the last, per token after the first;
+    None where there was one token. ``decode`` splits it up (zeros where it is None); ``prefill`` splits the
+    first token.
+    """
+
+    seconds: float
+    seconds_to_first_token: float
+    seconds_per_token: float | None
+    prefill: Phases
+    decode: Phases
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One finished answer. ``token_ids`` are all tokens the model chose, an end-of-turn token included;
+    ``text`` is what they say, up to a stop string. ``finish_reason`` is "stop" (end of turn or stop string)
+    or "length"."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    prompt_tokens: int
+    timings: AnswerTimings
+    receipt: PrivacyReceipt
+
+    @property
+    def completion_tokens(self) -> int:
+        """Number of tokens the model chose."""
+        return len(self.token_ids)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data with stable names, as ``fhe-llm generate --json`` prints it."""
+        return {
+            "text": self.text,
+            "token_ids": list(self.token_ids),
+            "finish_reason": self.finish_reason,
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "seconds_per_token": self.timings.seconds_per_token,
+            "seconds_to_first_token": self.timings.seconds_to_first_token,
+            "bytes_up": self.receipt.bytes_up,
+            "bytes_down": self.receipt.bytes_down,
+            "rounds": self.receipt.rounds,
+            "timings": asdict(self.timings),
+            "receipt": self.receipt.to_dict(),
+        }
+
+    def __str__(self) -> str:
+        return self.text
+
+    def _repr_html_(self) -> str:
+        per_token = self.timings.seconds_per_token
+        speed = "" if per_token is None else f", then {per_token:.2f} s a token"
+        rows = (
+            ("answer", self.text),
+            ("tokens", f"{self.prompt_tokens} read, {self.completion_tokens} written ({self.finish_reason})"),
+            ("time", f"{self.timings.seconds_to_first_token:.1f} s to the first token{speed}"),
+        )
+        return html_table("Encrypted answer", rows) + self.receipt._repr_html_()
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of a streamed answer. All ``text`` joined is the answer's text, all ``token_ids`` its token
+    ids; only the last chunk carries the ``answer``. Text can be empty while a character or a stop string is
+    incomplete."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    answer: Answer | None = None
