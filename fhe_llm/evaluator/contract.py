@@ -12,10 +12,17 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fhe_llm.errors import FheLlmError
 from fhe_llm.evaluator.plan import LinearPlan
 from fhe_llm.params import Preset
 
 Words = NDArray[np.uint32]
+
+
+class MissingRotationKeyError(FheLlmError):
+    """The evaluation keys lack a rotation that the layer's plan needs."""
+
+    code = "missing_rotation_key"
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ ROWS: Final = 64
 
 
 @njit(inline="always")
-def _mul(x, w, w_shoup, q):  # type: ignore[no-untyped-def]
+def mul_mod(x, w, w_shoup, q):  # type: ignore[no-untyped-def]
     """x * w mod q, for x < 2^32 and w < q; the quotient estimate is off by at most one."""
     quotient = np.uint32((np.uint64(x) * np.uint64(w_shoup)) >> np.uint64(32))
     r = np.uint32(np.uint32(x * w) - np.uint32(quotient * q))
@@ -29,13 +29,13 @@ def _mul(x, w, w_shoup, q):  # type: ignore[no-untyped-def]
 
 
 @njit(inline="always")
-def _add(x, y, q):  # type: ignore[no-untyped-def]
+def add_mod(x, y, q):  # type: ignore[no-untyped-def]
     r = np.uint32(x + y)
     return min(r, np.uint32(r - q))
 
 
 @njit(inline="always")
-def _sub(x, y, q):  # type: ignore[no-untyped-def]
+def sub_mod(x, y, q):  # type: ignore[no-untyped-def]
     r = np.uint32(x - y)
     return min(r, np.uint32(r + q))
 
@@ -52,9 +52,9 @@ def _split(x, split, q):  # type: ignore[no-untyped-def]
             high = x[2 * i * t + t : 2 * i * t + 2 * t]
             for j in range(t):
                 u = low[j]
-                v = _mul(high[j], w, w_shoup, q)
-                low[j] = _add(u, v, q)
-                high[j] = _sub(u, v, q)
+                v = mul_mod(high[j], w, w_shoup, q)
+                low[j] = add_mod(u, v, q)
+                high[j] = sub_mod(u, v, q)
         m, t = 2 * m, t // 2
 
 
@@ -70,8 +70,8 @@ def _merge(x, split, q):  # type: ignore[no-untyped-def]
             high = x[2 * i * t + t : 2 * i * t + 2 * t]
             for j in range(t):
                 u, v = low[j], high[j]
-                low[j] = _add(u, v, q)
-                high[j] = _mul(_sub(u, v, q), w, w_shoup, q)
+                low[j] = add_mod(u, v, q)
+                high[j] = mul_mod(sub_mod(u, v, q), w, w_shoup, q)
         m, t = m // 2, 2 * t
 
 
@@ -83,8 +83,8 @@ def _cyclic_forward(a, cyclic, q):  # type: ignore[no-untyped-def]
         x, y = a[i], a[i + 1]
         for c in range(columns):
             u, v = x[c], y[c]
-            x[c] = _add(u, v, q)
-            y[c] = _sub(u, v, q)
+            x[c] = add_mod(u, v, q)
+            y[c] = sub_mod(u, v, q)
     half = 2
     while half < rows:
         stride = rows // (2 * half)
@@ -95,14 +95,14 @@ def _cyclic_forward(a, cyclic, q):  # type: ignore[no-untyped-def]
                 if k == 0:
                     for c in range(columns):
                         u, v = x[c], y[c]
-                        x[c] = _add(u, v, q)
-                        y[c] = _sub(u, v, q)
+                        x[c] = add_mod(u, v, q)
+                        y[c] = sub_mod(u, v, q)
                 else:
                     for c in range(columns):
                         u = x[c]
-                        v = _mul(y[c], w, w_shoup, q)
-                        x[c] = _add(u, v, q)
-                        y[c] = _sub(u, v, q)
+                        v = mul_mod(y[c], w, w_shoup, q)
+                        x[c] = add_mod(u, v, q)
+                        y[c] = sub_mod(u, v, q)
         half *= 2
 
 
@@ -120,13 +120,13 @@ def _cyclic_inverse(a, cyclic, q):  # type: ignore[no-untyped-def]
                 if k == 0:
                     for c in range(columns):
                         u, v = x[c], y[c]
-                        x[c] = _add(u, v, q)
-                        y[c] = _sub(u, v, q)
+                        x[c] = add_mod(u, v, q)
+                        y[c] = sub_mod(u, v, q)
                 else:
                     for c in range(columns):
                         u, v = x[c], y[c]
-                        x[c] = _add(u, v, q)
-                        y[c] = _mul(_sub(u, v, q), w, w_shoup, q)
+                        x[c] = add_mod(u, v, q)
+                        y[c] = mul_mod(sub_mod(u, v, q), w, w_shoup, q)
         half //= 2
 
 
@@ -143,7 +143,7 @@ def forward(x, scratch, out, gather, split, twist, cyclic, q):  # type: ignore[n
     for r in range(1, rows):
         row, w, w_shoup = matrix[r], twist[0, r], twist[1, r]
         for c in range(columns):
-            row[c] = _mul(row[c], w[c], w_shoup[c], q)
+            row[c] = mul_mod(row[c], w[c], w_shoup[c], q)
     _cyclic_forward(matrix, cyclic, q)
     # slot order is [sign, row, column mod C/2]
     half = columns // 2
@@ -175,7 +175,7 @@ def inverse(x, scratch, out, gather, split, twist, cyclic, q):  # type: ignore[n
     for r in range(rows):
         row, w, w_shoup = matrix[r], twist[0, r], twist[1, r]
         for c in range(columns):
-            row[c] = _mul(row[c], w[c], w_shoup[c], q)
+            row[c] = mul_mod(row[c], w[c], w_shoup[c], q)
     for i in range(n):
         out[gather[i]] = scratch[i]
     _merge(out, split, q)

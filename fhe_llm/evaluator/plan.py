@@ -196,7 +196,7 @@ def plan_linear(parameters: Preset, out_features: int, in_features: int) -> Line
         )
     model = CostModel()
     candidates = list(_candidates(parameters, out_features, in_features))
-    return min(candidates, key=lambda plan: (plan.cost(model), plan.plan_id))
+    return min(candidates, key=lambda plan: (plan.cost(model), plan.baby_steps, plan.plan_id))
 
 
 def galois_elements(parameters: Preset, plans: Iterable[LinearPlan]) -> tuple[int, ...]:

@@ -1,0 +1,121 @@
+"""From a plan to an order of products, and from weights to the plaintexts of that order."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fhe_llm.errors import ParameterError
+from fhe_llm.evaluator.contract import EncodedLayer
+from fhe_llm.evaluator.encoding import coefficients_to_words, slots_to_coefficients
+from fhe_llm.evaluator.keyswitch import to_montgomery
+from fhe_llm.evaluator.linear import BLOCK
+from fhe_llm.evaluator.plan import LinearPlan
+from fhe_llm.evaluator.rns import ring_tables, to_slot_order_ntt
+from fhe_llm.params import Preset
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Products of one plan, grouped by (output ciphertext, giant step).
+
+    ``source`` [P] is the rotated input (input ciphertext * babies + baby step) of each product, ``diagonal`` [P] its diagonal;
+    group g covers products groups[g] ... groups[g + 1] - 1, belongs to output ``target[g]`` and is then rotated by ``giant[g]``
+    slots (0 ... slots - 1).
+    """
+
+    source: NDArray[np.int32]
+    diagonal: NDArray[np.int32]
+    groups: NDArray[np.int32]
+    target: NDArray[np.int32]
+    giant: NDArray[np.int32]
+
+
+@lru_cache(maxsize=256)
+def schedule(plan: LinearPlan) -> Schedule:
+    """The order of products of ``plan``."""
+    source, diagonal, groups, target, giant = [], [], [0], [], []
+    for out in range(plan.output_ciphertexts):
+        for step in plan.giant_rotations:
+            for block in range(plan.input_ciphertexts):
+                for baby in range(plan.babies):
+                    d = step + baby - plan.first_rotation
+                    if 0 <= d < plan.diagonals:
+                        source.append(block * plan.babies + baby)
+                        diagonal.append(d)
+            groups.append(len(source))
+            target.append(out)
+            giant.append(step % plan.slots)
+    return Schedule(*(np.array(values, dtype=np.int32) for values in (source, diagonal, groups, target, giant)))
+
+
+def encoded_shape(preset: Preset, plan: LinearPlan) -> tuple[int, int, int, int]:
+    """Shape of a layer's stored words: [L, N / BLOCK, products, BLOCK]."""
+    return (len(preset.data_primes), preset.ring_degree // BLOCK, plan.product_count, BLOCK)
+
+
+def encode_layer(
+    preset: Preset, name: str, plan: LinearPlan, weights: NDArray[np.float32], pool: Executor
+) -> EncodedLayer:
+    """Encode ``weights`` [out_features, in_features] into the plan's plaintexts; raises :class:`ParameterError`."""
+    if weights.shape != (plan.out_features, plan.in_features):
+        raise ParameterError(
+            f"cannot encode {name}: weights are {weights.shape}, the plan is for "
+            f"{(plan.out_features, plan.in_features)}. Plan this layer anew."
+        )
+    if not np.isfinite(weights).all():
+        raise ParameterError(f"cannot encode {name}: some weights are not finite. Check the model file.")
+    folded = fold_weights(plan, weights)
+    todo = schedule(plan)
+    words = np.empty(encoded_shape(preset, plan), dtype=np.uint32)
+    maps = {
+        (out, block): plan.diagonal_maps(block, out)
+        for out in range(plan.output_ciphertexts)
+        for block in range(plan.input_ciphertexts)
+    }
+
+    def encode_group(g: int) -> None:
+        first, last = todo.groups[g], todo.groups[g + 1]
+        words[:, :, first:last, :] = _encode_group(preset, plan, folded, todo, maps, g)
+
+    list(pool.map(encode_group, range(len(todo.giant))))
+    return EncodedLayer(name=name, plan=plan, log_weight_scale=preset.log_weight_scale, words=words)
+
+
+def fold_weights(plan: LinearPlan, weights: NDArray[np.float32]) -> NDArray[np.complex128]:
+    """Complex weights of the folded problem, [folded_rows, folded_columns]."""
+    if plan.fold == "input":
+        padded = np.zeros((plan.out_features, 2 * plan.folded_columns))
+        padded[:, : plan.in_features] = weights
+        return padded[:, : plan.folded_columns] - 1j * padded[:, plan.folded_columns :]
+    padded = np.zeros((2 * plan.folded_rows, plan.in_features))
+    padded[: plan.out_features] = weights
+    return padded[: plan.folded_rows] + 1j * padded[plan.folded_rows :]
+
+
+def _encode_group(
+    preset: Preset,
+    plan: LinearPlan,
+    folded: NDArray[np.complex128],
+    todo: Schedule,
+    maps: dict[tuple[int, int], NDArray[np.int32]],
+    g: int,
+) -> NDArray[np.uint32]:
+    out = int(todo.target[g])
+    rows = plan.output_map()[out]
+    first, last = todo.groups[g], todo.groups[g + 1]
+    slots = np.zeros((last - first, plan.slots), dtype=np.complex128)
+    for i, p in enumerate(range(first, last)):
+        columns = maps[out, int(todo.source[p]) // plan.babies][todo.diagonal[p]]
+        used = np.flatnonzero(columns >= 0)
+        slots[i, used] = folded[rows[used], columns[used]]
+    # the product happens before the giant rotation brings slot s + giant to s
+    slots = np.roll(slots, int(todo.giant[g]), axis=-1)
+    words = coefficients_to_words(slots_to_coefficients(slots, 2.0**preset.log_weight_scale), preset.data_primes)
+    tables = ring_tables(preset.ring_degree, preset.data_primes)
+    stored = to_montgomery(to_slot_order_ntt(words, tables), preset.data_primes)
+    return stored.reshape(last - first, len(preset.data_primes), -1, BLOCK).transpose(1, 2, 0, 3)
