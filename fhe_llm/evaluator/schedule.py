@@ -16,6 +16,7 @@ from fhe_llm.evaluator.keyswitch import to_montgomery
 from fhe_llm.evaluator.linear import BLOCK
 from fhe_llm.evaluator.plan import LinearPlan
 from fhe_llm.evaluator.rns import ring_tables, to_slot_order_ntt
+from fhe_llm.evaluator.scale import log_weight_scale
 from fhe_llm.params import Preset
 
 
@@ -69,6 +70,7 @@ def encode_layer(
         )
     if not np.isfinite(weights).all():
         raise ParameterError(f"cannot encode {name}: some weights are not finite. Check the model file.")
+    log_scale = log_weight_scale(preset, plan, weights)
     folded = fold_weights(plan, weights)
     todo = schedule(plan)
     words = np.empty(encoded_shape(preset, plan), dtype=np.uint32)
@@ -80,10 +82,10 @@ def encode_layer(
 
     def encode_group(g: int) -> None:
         first, last = todo.groups[g], todo.groups[g + 1]
-        words[:, :, first:last, :] = _encode_group(preset, plan, folded, todo, maps, g)
+        words[:, :, first:last, :] = _encode_group(preset, plan, folded, 2.0**log_scale, todo, maps, g)
 
     list(pool.map(encode_group, range(len(todo.giant))))
-    return EncodedLayer(name=name, plan=plan, log_weight_scale=preset.log_weight_scale, words=words)
+    return EncodedLayer(name=name, plan=plan, log_weight_scale=log_scale, words=words)
 
 
 def fold_weights(plan: LinearPlan, weights: NDArray[np.float32]) -> NDArray[np.complex128]:
@@ -101,6 +103,7 @@ def _encode_group(
     preset: Preset,
     plan: LinearPlan,
     folded: NDArray[np.complex128],
+    scale: float,
     todo: Schedule,
     maps: dict[tuple[int, int], NDArray[np.int32]],
     g: int,
@@ -115,7 +118,7 @@ def _encode_group(
         slots[i, used] = folded[rows[used], columns[used]]
     # the product happens before the giant rotation brings slot s + giant to s
     slots = np.roll(slots, int(todo.giant[g]), axis=-1)
-    words = coefficients_to_words(slots_to_coefficients(slots, 2.0**preset.log_weight_scale), preset.data_primes)
+    words = coefficients_to_words(slots_to_coefficients(slots, scale), preset.data_primes)
     tables = ring_tables(preset.ring_degree, preset.data_primes)
     stored = to_montgomery(to_slot_order_ntt(words, tables), preset.data_primes)
     return stored.reshape(last - first, len(preset.data_primes), -1, BLOCK).transpose(1, 2, 0, 3)
