@@ -1,0 +1,254 @@
+"""The queue in front of the evaluator: groups what waits for the same layer, takes turns between keys.
+
+One worker thread owns the evaluator, which is itself parallel. It never waits for company: whatever is in the queue
+when it becomes free and asks for the same layer shares one pass over the weights. A long request is cut into slices
+so that others get a turn in between; results do not depend on the cut.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from numpy.typing import NDArray
+
+from fhe_llm.errors import FheLlmError
+from fhe_llm.evaluator.contract import EncodedLayer, Evaluator, Job, Timings
+from fhe_llm_server.metrics import Metrics
+from fhe_llm_server.refusal import Refusal
+
+logger = logging.getLogger(__name__)
+
+BATCH_JOBS: Final = 8
+"""Jobs evaluated before others get a turn; the CPU evaluator shares one pass over the weights among as many."""
+MAX_REQUEST_JOBS: Final = 256
+"""What one frame can carry."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundResult:
+    """Replies in the request's order; seconds in the queue, in the evaluator's phases, and altogether."""
+
+    outputs: list[NDArray[Any]]
+    queue: float
+    rotations: float
+    products: float
+    finish: float
+    total: float
+
+
+@dataclass(eq=False, slots=True)
+class _Waiting:
+    session: str
+    layer: EncodedLayer
+    jobs: Sequence[Job]
+    future: asyncio.Future[RoundResult]
+    enqueued: float
+    first_taken: float | None = None
+    taken: int = 0
+    outputs: list[NDArray[Any]] = field(default_factory=list)
+    phases: list[Timings] = field(default_factory=list)
+
+    def result(self) -> RoundResult:
+        now = time.perf_counter()
+        started = now if self.first_taken is None else self.first_taken
+        return RoundResult(
+            outputs=self.outputs,
+            queue=started - self.enqueued,
+            rotations=sum(phase.rotations for phase in self.phases),
+            products=sum(phase.products for phase in self.phases),
+            finish=sum(phase.finish for phase in self.phases),
+            total=now - self.enqueued,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Slice:
+    waiting: _Waiting
+    jobs: Sequence[Job]
+
+
+class Batcher:
+    """Submit from the event loop; evaluation happens on one thread of its own."""
+
+    def __init__(self, evaluator: Evaluator, max_queued_jobs: int, metrics: Metrics) -> None:
+        self._evaluator = evaluator
+        self._most = max(max_queued_jobs, MAX_REQUEST_JOBS)
+        self._metrics = metrics
+        self._loop = asyncio.get_running_loop()
+        self._sessions: OrderedDict[str, deque[_Waiting]] = OrderedDict()
+        self._jobs: dict[str, int] = {}
+        self._condition = threading.Condition()
+        self._closed = False
+        self._seconds_per_job = 0.02
+        self._thread = threading.Thread(target=self._work, name="evaluate", daemon=True)
+        self._thread.start()
+
+    @property
+    def queued_jobs(self) -> int:
+        """Jobs waiting for their turn."""
+        return sum(self._jobs.values())
+
+    async def submit(self, session: str, layer: EncodedLayer, jobs: Sequence[Job]) -> RoundResult:
+        """Evaluate ``jobs`` on ``layer``. ``session`` is the unit of fairness: the key id.
+
+        Raises :class:`Refusal`: ``busy`` when the queue (or this key's half of it) is full, ``not_ready`` while
+        shutting down, ``internal`` when the evaluator fails. Cancelling the call drops what has not begun.
+        """
+        waiting = _Waiting(session, layer, jobs, self._loop.create_future(), time.perf_counter())
+        with self._condition:
+            self._admit(session, len(jobs))
+            self._sessions.setdefault(session, deque()).append(waiting)
+            self._jobs[session] = self._jobs.get(session, 0) + len(jobs)
+            self._condition.notify()
+        try:
+            return await waiting.future
+        except asyncio.CancelledError:
+            self._drop(waiting)
+            raise
+
+    def close(self) -> None:
+        """Refuse new work, fail what waits, finish what runs; returns when the thread has ended."""
+        with self._condition:
+            self._closed = True
+            waiting = [item for queue in self._sessions.values() for item in queue]
+            self._sessions.clear()
+            self._jobs.clear()
+            self._condition.notify_all()
+        for item in waiting:
+            self._fail(item, _shutting_down())
+        self._thread.join(timeout=30)
+
+    def _admit(self, session: str, jobs: int) -> None:
+        if self._closed:
+            raise _shutting_down()
+        queued, own = self.queued_jobs, self._jobs.get(session, 0)
+        own_most = max(self._most // 2, MAX_REQUEST_JOBS)
+        if queued + jobs > self._most or own + jobs > own_most:
+            retry = int(1000 * self._seconds_per_job * queued)
+            message = (
+                "cannot queue this round: the proxy is at capacity. Retry the same bytes a little later."
+            )
+            raise Refusal("busy", message, retry_after_ms=min(max(retry, 50), 10_000))
+
+    def _drop(self, waiting: _Waiting) -> None:
+        with self._condition:
+            queue = self._sessions.get(waiting.session)
+            if queue is not None and waiting in queue:
+                queue.remove(waiting)
+                self._uncount(waiting.session, len(waiting.jobs) - waiting.taken)
+
+    def _uncount(self, session: str, jobs: int) -> None:
+        left = self._jobs.get(session, 0) - jobs
+        if left > 0:
+            self._jobs[session] = left
+        else:
+            self._jobs.pop(session, None)
+        if not self._sessions.get(session, True):
+            del self._sessions[session]
+
+    def _work(self) -> None:
+        while batch := self._next_batch():
+            try:
+                self._evaluate(batch)
+            except Exception:
+                # The thread must outlive anything an evaluator does: without it every later round would hang.
+                logger.exception("evaluation failed")
+                for part in batch:
+                    self._fail(part.waiting, _failed())
+
+    def _next_batch(self) -> list[_Slice]:
+        with self._condition:
+            while not self._sessions and not self._closed:
+                self._condition.wait()
+            if self._closed:
+                return []
+            layer = next(iter(self._sessions.values()))[0].layer
+            candidates = [
+                item for queue in list(self._sessions.values()) for item in queue if item.layer is layer
+            ]
+            sessions = len({item.session for item in candidates})
+            return self._take(candidates, share=max(1, BATCH_JOBS // sessions))
+
+    def _take(self, candidates: list[_Waiting], share: int) -> list[_Slice]:
+        """Up to ``share`` jobs per session and ``BATCH_JOBS`` altogether; a session served goes to the back."""
+        room, shares = BATCH_JOBS, dict.fromkeys((item.session for item in candidates), share)
+        batch: list[_Slice] = []
+        for item in candidates:
+            count = min(len(item.jobs) - item.taken, shares[item.session], room)
+            if count <= 0:
+                continue
+            batch.append(_Slice(item, item.jobs[item.taken : item.taken + count]))
+            item.taken += count
+            item.first_taken = item.first_taken or time.perf_counter()
+            shares[item.session] -= count
+            room -= count
+            if item.taken == len(item.jobs):
+                self._sessions[item.session].remove(item)
+            self._sessions.move_to_end(item.session)
+            self._uncount(item.session, count)
+        return batch
+
+    def _evaluate(self, batch: list[_Slice]) -> None:
+        layer, jobs = batch[0].waiting.layer, [job for part in batch for job in part.jobs]
+        started = time.perf_counter()
+        try:
+            outputs, timings = self._evaluator.evaluate(layer, jobs)
+        except Exception as error:
+            if len(batch) > 1:
+                for part in batch:
+                    self._evaluate([part])
+                return
+            logger.exception("evaluation failed")
+            self._fail(batch[0].waiting, _failed(error))
+            return
+        self._metrics.batch_jobs.observe(len(jobs))
+        self._metrics.jobs.inc(len(jobs))
+        per_job = (time.perf_counter() - started) / len(jobs)
+        self._seconds_per_job += 0.1 * (per_job - self._seconds_per_job)
+        position = 0
+        for part in batch:
+            part.waiting.outputs += outputs[position : position + len(part.jobs)]
+            part.waiting.phases.append(timings)
+            position += len(part.jobs)
+            if len(part.waiting.outputs) == len(part.waiting.jobs):
+                self._post(part.waiting, part.waiting.result())
+
+    def _fail(self, waiting: _Waiting, refusal: Refusal) -> None:
+        self._drop(waiting)
+        self._post(waiting, refusal)
+
+    def _post(self, waiting: _Waiting, outcome: RoundResult | Refusal) -> None:
+        def settle() -> None:
+            if waiting.future.done():
+                return
+            if isinstance(outcome, Refusal):
+                waiting.future.set_exception(outcome)
+            else:
+                waiting.future.set_result(outcome)
+
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(settle)
+
+
+def _shutting_down() -> Refusal:
+    message = (
+        "cannot queue this round: the proxy is shutting down. Retry the same bytes with another replica."
+    )
+    return Refusal("not_ready", message, retry_after_ms=1000)
+
+
+def _failed(error: Exception | None = None) -> Refusal:
+    if isinstance(error, MemoryError):
+        message = (
+            "cannot evaluate this round: the proxy is short of memory. Retry the same bytes a little later."
+        )
+        return Refusal("busy", message, retry_after_ms=2000)
+    cause = "the evaluator refused it" if isinstance(error, FheLlmError) else "the evaluator failed"
+    return Refusal("internal", f"cannot evaluate this round: {cause}. Retry the same bytes once.")

@@ -1,0 +1,143 @@
+"""One round: request frame in, reply frame out, whichever transport carried it.
+
+Small frames are decoded and encoded where they arrive (tens of microseconds); large ones in a worker thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Final, TypeVar
+
+import numpy as np
+
+from fhe_llm.errors import FrameError
+from fhe_llm.evaluator.contract import Job
+from fhe_llm.wire import frame as wire
+from fhe_llm_server.batcher import Batcher, RoundResult
+from fhe_llm_server.keyframes import check_preset
+from fhe_llm_server.metrics import Metrics
+from fhe_llm_server.model_host import HostedLayer, HostedModel, ModelHost
+from fhe_llm_server.prepared_keys import PreparedKeys
+from fhe_llm_server.refusal import Refusal
+
+T = TypeVar("T")
+
+INLINE_BYTES: Final = 256 * 1024
+"""Frames up to this size are not worth a thread switch."""
+DROP_C0: Final = 3
+"""Low bits of c0 left out of one-limb replies: 2^3/sqrt(12) = 2.3 rms a coefficient beside the sqrt(N/18) = 15 that rescaling
+c1 has left already (N = 4096), so 0.02 bits of precision for a twentieth of the bytes. c1 has no bit to spare."""
+_REQUEST_ID: Final = slice(16, 24)
+
+
+class Rounds:
+    """Checks a request against the hosted model, finds the key, evaluates, encodes."""
+
+    def __init__(
+        self,
+        host: ModelHost,
+        prepared: PreparedKeys,
+        batcher: Batcher,
+        pool: Executor,
+        metrics: Metrics,
+        limits: wire.Limits,
+    ) -> None:
+        self._host = host
+        self._prepared = prepared
+        self._batcher = batcher
+        self._pool = pool
+        self._metrics = metrics
+        self._limits = limits
+
+    async def answer(self, data: bytes | bytearray) -> bytes:
+        """The reply frame to a request frame; raises :class:`Refusal` with the code that says why not."""
+        model = self._host.ready()
+        request = await self._run(len(data), lambda: self._decode(data))
+        layer = _check(request, model)
+        key = await self._prepared.get(request.key_id.hex())
+        if not layer.elements <= key.elements:
+            missing = len(layer.elements - key.elements)
+            message = (
+                f"cannot evaluate this layer: {missing} rotation keys are missing. Make keys for this model."
+            )
+            raise Refusal("missing_rotation_key", message)
+        inputs = await self._run(request.words.nbytes, request.ciphertexts)
+        jobs = [Job(key.prepared, words) for words in inputs]
+        result = await self._batcher.submit(key.key_id, layer.encoded, jobs)
+        size = sum(words.nbytes for words in result.outputs)
+        reply = await self._run(size, lambda: _encode(request, result))
+        self._count(request.layer, result)
+        return reply
+
+    async def _run(self, size: int, work: Callable[[], T]) -> T:
+        if size <= INLINE_BYTES:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    def _decode(self, data: bytes | bytearray) -> wire.EvaluateRequest:
+        try:
+            frame = wire.decode(data, expect=(wire.Kind.EVALUATE_REQUEST,), limits=self._limits)
+        except FrameError as error:
+            raise Refusal("bad_frame", str(error), reason=error.reason) from None
+        assert isinstance(frame, wire.EvaluateRequest)  # noqa: S101 - the only kind expected
+        return frame
+
+    def _count(self, layer: str, result: RoundResult) -> None:
+        metrics = self._metrics
+        metrics.rounds.labels(layer.rpartition(".")[2]).inc()
+        for phase in ("queue", "rotations", "products", "finish", "total"):
+            metrics.phase[phase].observe(getattr(result, phase))
+
+
+def is_frame(data: bytes) -> bool:
+    """Whether a message at least begins like a frame of this protocol."""
+    return data.startswith(b"FHEL")
+
+
+def error_frame(data: bytes, refusal: Refusal) -> bytes:
+    """The error frame that answers ``data``, with its request id where it is long enough to have one."""
+    raw = bytes(data[_REQUEST_ID])
+    request_id = int.from_bytes(raw, "little") if len(raw) == 8 and is_frame(data) else 0
+    code = refusal.proxy_code
+    return wire.encode(wire.ErrorFrame(request_id, code, str(refusal), refusal.retry_after_ms or 0))
+
+
+def _check(request: wire.EvaluateRequest, model: HostedModel) -> HostedLayer:
+    check_preset(request.preset, model.preset)
+    if request.model_digest != model.digest:
+        raise Refusal("unknown_model", "cannot use this model: it is not served here. See /v1/models.")
+    layer = model.layers.get(request.layer)
+    if layer is None:
+        raise Refusal(
+            "unknown_layer", "cannot use this layer: the model has none of that name. See /v1/models."
+        )
+    plan = layer.encoded.plan
+    if request.plan_id != plan.plan_id:
+        message = (
+            "cannot use this plan: the proxy plans this layer otherwise. Use the same version on both sides."
+        )
+        raise Refusal("wrong_plan", message)
+    if request.words.shape[1] != plan.input_ciphertexts:
+        message = f"cannot use this request: the plan takes {plan.input_ciphertexts} ciphertexts a job. Pack with it."
+        raise Refusal("bad_frame", message, reason="bad_field")
+    return layer
+
+
+def _encode(request: wire.EvaluateRequest, result: RoundResult) -> bytes:
+    timings = wire.PhaseMicroseconds(
+        *(
+            min(int(1e6 * seconds), (1 << 32) - 1)
+            for seconds in (result.queue, result.rotations, result.products, result.finish, result.total)
+        )
+    )
+    drop = DROP_C0 if request.preset.reply_limbs == 1 else 0
+    words = np.stack(result.outputs)
+    try:
+        return wire.encode(wire.EvaluateReply(request.preset, request.request_id, words, timings, drop, 0))
+    except FrameError as error:
+        message = (
+            "cannot send this reply: it would be readable without a key. Send properly encrypted vectors."
+        )
+        raise Refusal("bad_frame", message, reason=error.reason) from None
