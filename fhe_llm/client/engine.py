@@ -1,0 +1,167 @@
+"""The one object that holds the secret key: SEAL's generator, encryptor and decryptor, reached through TenSEAL.
+
+Nothing here computes with the secret key in Python. Between SEAL and us pass ciphertext words, plaintext words,
+and the key's own serialised form for the key file.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from tenseal import sealapi
+
+from fhe_llm.client.scratch import ScratchFile
+from fhe_llm.client.seal_words import SealWords
+from fhe_llm.errors import KeyRingError, ParameterError
+from fhe_llm.evaluator import rns
+from fhe_llm.params import Preset
+from fhe_llm.progress import Progress, silent
+from fhe_llm.wire import seed as seed_expansion
+
+Words = rns.Words
+
+SEED_BYTES: Final = 32
+_ELEMENTS_AT_ONCE: Final = 8
+
+
+class SeededZero(NamedTuple):
+    """An encryption of zero whose second half anyone can expand from a public seed."""
+
+    seed: bytes  # 32 bytes; a = expand(seed) [data limbs, N]
+    c0: Words  # [data limbs, N], NTT form: -a s + e
+
+
+class SecretEngine:
+    """SEAL under one preset and one secret key (ternary, as SEAL draws it). Thread-safe; usable after a fork.
+
+    SEAL draws fresh operating-system randomness for every encryption, so forked processes do not share noise. Copying
+    and pickling are refused.
+    """
+
+    def __init__(self, preset: Preset, secret: bytearray | None = None) -> None:
+        """Draw a secret key, or load one that SEAL saved. Raises :class:`ParameterError` where SEAL refuses the
+        parameters and :class:`KeyRingError` where it refuses the key."""
+        self.preset = preset
+        self._context = _context(preset)
+        self._lock, self._process = threading.RLock(), os.getpid()
+        if secret is None:
+            self._generator = sealapi.KeyGenerator(self._context)
+            self._secret = self._generator.secret_key()
+        else:
+            self._secret = _load_secret(self._context, secret)
+            self._generator = sealapi.KeyGenerator(self._context, self._secret)
+        self._encryptor = sealapi.Encryptor(self._context, self._secret)
+        self._decryptor = sealapi.Decryptor(self._context, self._secret)
+        self._words = SealWords(self._context, preset)
+
+    def zero(self) -> Words:
+        """A fresh symmetric encryption of zero, [2, data limbs, N] in NTT form. Cost: one SEAL encryption."""
+        with self._exclusive():
+            ciphertext = sealapi.Ciphertext()
+            self._encryptor.encrypt_zero_symmetric(self._context.first_parms_id(), ciphertext)
+            return self._words.of_ciphertext(ciphertext)
+
+    def seeded_zero(self) -> SeededZero:
+        """A fresh encryption of zero under a = expand(seed).
+
+        From SEAL's own (c0', a') and SEAL's decryption of the pair (0, a - a'), which is (a - a') s:
+        c0' - (a - a') s = -a s + e'. Both a' and (a - a') s would give the key away, so they are overwritten before
+        this returns. Cost: one encryption, one decryption, one ChaCha20 expansion.
+        """
+        p = np.array(self.preset.data_primes, dtype=np.uint32)[:, None]
+        seed = os.urandom(SEED_BYTES)
+        fresh = self.zero()
+        difference = _subtract(seed_expansion.expand(seed, self.preset), fresh[1], p)
+        mask = self._decrypt_words(np.stack([np.zeros_like(difference), difference]))
+        try:
+            return SeededZero(seed, _subtract(fresh[0], mask, p))
+        finally:
+            for secret in (fresh, difference, mask):
+                secret.fill(0)
+
+    def decrypt(self, words: Words) -> Words:
+        """SEAL's decryption of [2, limbs, N] in NTT form: plaintext words [limbs, N], NTT form.
+
+        Raises :class:`KeyRingError` where SEAL refuses the ciphertext.
+        """
+        return self._decrypt_words(words)
+
+    def galois_words(self, elements: tuple[int, ...], progress: Progress = silent) -> Words:
+        """Fresh Galois keys [elements, digits, 2, limbs, N], NTT form, special prime last. About 5 ms an element."""
+        n, limbs = self.preset.ring_degree, len(self.preset.primes)
+        out = np.empty((len(elements), limbs - 1, 2, limbs, n), dtype=np.uint32)
+        with self._exclusive():
+            for first in range(0, len(elements), _ELEMENTS_AT_ONCE):
+                some = elements[first : first + _ELEMENTS_AT_ONCE]
+                keys = sealapi.GaloisKeys()
+                self._generator.create_galois_keys(list(some), keys)
+                saved = self._words.of_galois_keys(keys)
+                order = [saved.elements.index(element) for element in some]
+                out[first : first + len(some)] = saved.words[order]
+                progress("Making evaluation keys", first + len(some), len(elements))
+        return out
+
+    def save_secret(self) -> bytearray:
+        """The secret key as SEAL saves it, in a buffer that the caller overwrites after use."""
+        with self._exclusive(), ScratchFile() as scratch:
+            self._secret.save(scratch.path)
+            return scratch.read()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError("cannot copy or pickle a secret key. Use KeyRing.save and KeyRing.load.")
+
+    def _decrypt_words(self, words: Words) -> Words:
+        limbs = words.shape[1]
+        with self._exclusive():
+            ciphertext = self._words.to_ciphertext(words)
+            plaintext = sealapi.Plaintext()
+            try:
+                self._decryptor.decrypt(ciphertext, plaintext)
+                return self._words.of_plaintext(plaintext, limbs)
+            except (RuntimeError, ValueError) as error:
+                raise KeyRingError(f"cannot decrypt a reply: SEAL says {error}. Start a new session.") from None
+            finally:
+                plaintext.set_zero()
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """One caller at a time. In a forked child: a lock nobody holds, and scratch files the parent does not share."""
+        if self._process != os.getpid():
+            self._lock, self._process = threading.RLock(), os.getpid()
+            self._words = SealWords(self._context, self.preset)
+        with self._lock:
+            yield
+
+
+def _context(preset: Preset) -> Any:
+    parameters = sealapi.EncryptionParameters(sealapi.SCHEME_TYPE.CKKS)
+    parameters.set_poly_modulus_degree(preset.ring_degree)
+    parameters.set_coeff_modulus([sealapi.Modulus(p) for p in preset.primes])
+    context = sealapi.SEALContext(parameters, True, sealapi.SEC_LEVEL_TYPE.TC128)
+    if not context.parameters_set():
+        raise ParameterError(
+            f"cannot use preset {preset.name}: SEAL says {context.parameters_error_message()}. Use another preset."
+        )
+    return context
+
+
+def _load_secret(context: Any, secret: bytearray) -> Any:
+    key = sealapi.SecretKey()
+    with ScratchFile() as scratch:
+        scratch.write([secret])
+        try:
+            key.load(context, scratch.path)
+        except (RuntimeError, ValueError) as error:
+            raise KeyRingError(f"cannot load the secret key: SEAL says {error}. Restore it from a copy.") from None
+    return key
+
+
+def _subtract(x: Words, y: Words, p: Words) -> Words:
+    """x - y modulo p, residues in and out."""
+    difference = x - y
+    return np.minimum(difference, difference + p)

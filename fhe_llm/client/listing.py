@@ -1,0 +1,80 @@
+"""What a proxy says it serves: ``GET /v1/models``, checked before use."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fhe_llm.errors import ModelError, TransportError
+
+Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+LayerName = Annotated[str, Field(pattern=r"^[a-z0-9._-]{1,64}$")]
+MAX_FEATURES: Final = 1 << 18
+
+
+class _Checked(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class LayerListing(_Checked):
+    """One linear layer: its shape, the plan both sides must agree on, and the scale of its weights."""
+
+    name: LayerName
+    in_features: int = Field(ge=1, le=MAX_FEATURES)
+    out_features: int = Field(ge=1, le=MAX_FEATURES)
+    plan_id: Hex32
+    log_weight_scale: float = Field(ge=0, le=60)
+
+
+class BundleListing(_Checked):
+    """The client bundle: SHA-256 and bytes."""
+
+    digest: Hex32
+    size: int = Field(ge=1, le=1 << 36)
+
+
+class ModelListing(_Checked):
+    """One model."""
+
+    name: str = Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9._-]+$")
+    model_digest: Hex32
+    preset: str
+    bundle: BundleListing
+    context_length: int = Field(ge=1)
+    layers: tuple[LayerListing, ...] = Field(min_length=1, max_length=100_000)
+
+
+class ProxyLimits(_Checked):
+    """What one request may hold; the defaults suit a proxy that does not say."""
+
+    max_body_bytes: int = Field(default=32 << 20, ge=1 << 16)
+    max_jobs: int = Field(default=64, ge=1)
+
+
+class Listing(_Checked):
+    """Everything a proxy serves."""
+
+    models: tuple[ModelListing, ...]
+    limits: ProxyLimits = ProxyLimits()
+
+    def model(self, name: str) -> ModelListing:
+        """The model of that name; raises :class:`ModelError` naming the ones there are."""
+        for model in self.models:
+            if model.name == name:
+                return model
+        known = ", ".join(model.name for model in self.models) or "none"
+        raise ModelError(f"cannot use model {name!r}: the proxy does not serve it. It serves: {known}.")
+
+
+def parse_listing(body: bytes) -> Listing:
+    """Raises :class:`TransportError` for anything that is not a listing."""
+    try:
+        return Listing.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "answer"
+        raise TransportError(
+            f"cannot read the proxy's model list: {where}: {first['msg']}. "
+            "Check that the URL leads to an fhe-llm proxy of a matching version."
+        ) from None
