@@ -23,7 +23,11 @@ _MAX_PROMPT_CHARS: Final = 1 << 24
 
 
 class ChatTemplate:
-    """A compiled template, set up as transformers does it."""
+    """A compiled template, set up as transformers does it.
+
+    The sandbox bounds what a template can reach and how much it can write, not how long it runs: a template
+    trusted on first use can still waste its user's time.
+    """
 
     def __init__(self, source: str, *, bos_token: str = "", eos_token: str = "") -> None:
         """Raises :class:`ModelError` where the template has a syntax error."""

@@ -42,7 +42,11 @@ class TextTokenizer:
         self._added_text = {i: t.content for i, t in added.items()}
 
     def encode(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
-        """Token ids; ``add_special`` puts the model's own prefix (BOS) before them where it has one."""
+        """Token ids; ``add_special`` puts the model's own prefix (BOS) before them where it has one.
+
+        Bytes the vocabulary lacks are left out, as transformers does it (SmolLM2 has no token for planes 4 to
+        15). Raises :class:`ModelError` for lone surrogates.
+        """
         tokenizer = self._parsing if parse_special else self._plain
         try:
             ids: list[int] = tokenizer.encode(text, add_special_tokens=add_special and self._json).ids
