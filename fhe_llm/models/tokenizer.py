@@ -50,7 +50,7 @@ class TextTokenizer:
         tokenizer = self._parsing if parse_special else self._plain
         try:
             ids: list[int] = tokenizer.encode(text, add_special_tokens=add_special and self._json).ids
-        except (TypeError, ValueError, UnicodeError) as error:
+        except Exception as error:  # noqa: BLE001  the package raises bare Exception
             raise ModelError(
                 f"cannot encode text: {error}. Pass valid Unicode without lone surrogates."
             ) from None
@@ -179,11 +179,11 @@ def _pre_tokenizer(name: str) -> Any:
 
 
 def _from_json(text: str) -> Tokenizer:
-    decoder = json.loads(text).get("decoder") or {}
-    if decoder.get("type") != "ByteLevel":
+    parts = json.loads(text)
+    kinds = ((parts.get("model") or {}).get("type"), (parts.get("decoder") or {}).get("type"))
+    if kinds != ("BPE", "ByteLevel"):
         raise ModelError(
-            f"cannot build tokenizer: decoder {decoder.get('type')!r} is not ByteLevel. Use a model with "
-            "byte-level BPE."
+            f"cannot build tokenizer: its model and decoder are {kinds}. Use a model with byte-level BPE."
         )
     tokenizer = Tokenizer.from_str(text)
     tokenizer.no_truncation()

@@ -16,6 +16,7 @@ from fhe_llm.models.resolve import open_model
 from fhe_llm.models.tokenizer import IncrementalDecoder, TextTokenizer
 from fhe_llm.models.tokenizer_data import TokenizerData
 
+WORD_LEVEL = '{"model":{"type":"WordLevel","vocab":{"a":1},"unk_token":"u"},"decoder":{"type":"ByteLevel"}}'
 VECTORS = Path(__file__).parent.parent / "vectors" / "smollm2_135m.json"
 
 
