@@ -126,7 +126,9 @@ def preset(name: str) -> Preset:
         return PRESETS[name]
     except KeyError:
         known = ", ".join(sorted(PRESETS))
-        raise ParameterError(f"cannot use preset {name!r}: there is no such preset. Use one of {known}.") from None
+        raise ParameterError(
+            f"cannot use preset {name!r}: there is no such preset. Use one of {known}."
+        ) from None
 
 
 def _largest_ntt_primes(literal: ParameterLiteral) -> tuple[int, ...]:
@@ -135,7 +137,8 @@ def _largest_ntt_primes(literal: ParameterLiteral) -> tuple[int, ...]:
     step = 2 * literal.ring_degree
     pools: dict[int, list[int]] = {}
     for bits in set(literal.prime_bits):
-        wanted, found = literal.prime_bits.count(bits), []
+        wanted = literal.prime_bits.count(bits)
+        found: list[int] = []
         candidate = ((1 << bits) - 1) // step * step + 1
         while len(found) < wanted:
             if _is_prime(candidate):

@@ -26,7 +26,7 @@ JOBS_PER_PASS = 8
 
 @dataclass(frozen=True, slots=True)
 class PreparedKeys:
-    """Galois keys in slot order and Montgomery form: ``words`` [elements, L, 2, M, N], ``index`` maps a step to its row."""
+    """Galois keys in slot order and Montgomery form: ``words`` [elements, L, 2, M, N]; ``index``: step to row."""
 
     words: NDArray[np.uint32]
     index: dict[int, int]
@@ -42,7 +42,9 @@ class CpuEvaluator:
         self._ring = ring_tables(preset.ring_degree, preset.primes)
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="fhe-evaluator")
         special, data = preset.primes[-1], preset.data_primes
-        self._special_mod = np.array([(special % q, ((special % q) << 32) // q) for q in data], dtype=np.uint32)
+        self._special_mod = np.array(
+            [(special % q, ((special % q) << 32) // q) for q in data], dtype=np.uint32
+        )
 
     def encode(self, name: str, plan: LinearPlan, weights: NDArray[np.float32]) -> EncodedLayer:
         """Encode ``weights`` [out_features, in_features]; about 0.1 ms per product and thread."""
@@ -122,7 +124,9 @@ class CpuEvaluator:
             for task in range(lo, hi):
                 i, k = divmod(task, babies - 1)
                 key = keys[i].words[keys[i].index[k + 1]]
-                keyswitch.rotate_hoisted(flat[i, 0], digits[i], key, k + 1, rotated[i, k + 1], w, self._tables)
+                keyswitch.rotate_hoisted(
+                    flat[i, 0], digits[i], key, k + 1, rotated[i, k + 1], w, self._tables
+                )
 
         if babies > 1:
             self._split(len(flat) * limbs, decompose)
@@ -130,7 +134,12 @@ class CpuEvaluator:
         return rotated.reshape(len(jobs), plan.input_ciphertexts * babies, 2, limbs, n)
 
     def _giant_steps(
-        self, todo: Schedule, target: int, keys: PreparedKeys, sums: NDArray[np.uint32], reply: NDArray[np.uint32]
+        self,
+        todo: Schedule,
+        target: int,
+        keys: PreparedKeys,
+        sums: NDArray[np.uint32],
+        reply: NDArray[np.uint32],
     ) -> None:
         """Rotate the groups of one output into place, add them, rescale: ``reply`` [2, reply limbs, N]."""
         limbs, n = len(self.preset.data_primes), self.preset.ring_degree

@@ -39,7 +39,8 @@ def coefficients_to_slots(coefficients: NDArray[np.float64], scale: float) -> ND
     position, conjugated, twist = _tables(2 * half)
     folded = coefficients[..., :half] + 1j * coefficients[..., half:]
     values = np.fft.ifft(folded * twist, axis=-1)[..., position] * (half / scale)
-    return np.where(conjugated, np.conj(values), values)
+    slots: NDArray[np.complex128] = np.where(conjugated, np.conj(values), values)
+    return slots
 
 
 def coefficients_to_words(coefficients: NDArray[np.float64], primes: tuple[int, ...]) -> NDArray[np.uint32]:

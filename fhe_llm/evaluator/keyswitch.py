@@ -4,8 +4,8 @@ Digits are one per data prime, as SEAL's (hybrid key switching with one special 
 homomorphic encryption schemes for finite fields", 2021, appendix B). Keys are stored in Montgomery form (times
 2^32), so the sum of two products is brought back to a residue by one Montgomery reduction.
 
-Shapes: L data limbs, M = L + 1 limbs with the special one last, digits [L, M, N], one key [L, 2, M, N]. Residues are below
-their primes in and out; everything is in slot order unless said otherwise.
+Shapes: L data limbs, M = L + 1 limbs with the special one last, digits [L, M, N], one key [L, 2, M, N]. Residues
+are below their primes in and out; everything is in slot order unless said otherwise.
 """
 
 from __future__ import annotations
@@ -95,7 +95,9 @@ def to_montgomery(words: NDArray[np.uint32], primes: tuple[int, ...]) -> NDArray
     """words [..., limbs, N] times 2^32, in place of a copy."""
     out = np.empty_like(words)
     for limb, q in enumerate(primes):
-        out[..., limb, :] = ((words[..., limb, :].astype(np.uint64) << np.uint64(32)) % np.uint64(q)).astype(np.uint32)
+        out[..., limb, :] = ((words[..., limb, :].astype(np.uint64) << np.uint64(32)) % np.uint64(q)).astype(
+            np.uint32
+        )
     return out
 
 
@@ -112,7 +114,14 @@ def montgomery(t, q, q_inverse):  # type: ignore[no-untyped-def]
 def inverse_limb(source, limb, target, w, t):  # type: ignore[no-untyped-def]
     """Slot-order NTT ``source`` [N] of limb ``limb`` to coefficients ``target`` [N]."""
     ntt.inverse(
-        source, w.x, target, t.gather, t.split_inverse[limb], t.twist_inverse[limb], t.cyclic_inverse[limb], t.q[limb]
+        source,
+        w.x,
+        target,
+        t.gather,
+        t.split_inverse[limb],
+        t.twist_inverse[limb],
+        t.cyclic_inverse[limb],
+        t.q[limb],
     )
 
 
@@ -209,7 +218,11 @@ def key_multiply(digits, key, k, out, start, t):  # type: ignore[no-untyped-def]
                 if digits.shape[0] % 2 == 1:
                     d = digits.shape[0] - 1
                     _multiply_single(
-                        digits[d, limb, lo + shift : hi + shift], key[d, component, limb, lo:hi], target, q, q_inverse
+                        digits[d, limb, lo + shift : hi + shift],
+                        key[d, component, limb, lo:hi],
+                        target,
+                        q,
+                        q_inverse,
                     )
 
 
@@ -272,7 +285,9 @@ def rotate_lazily(ciphertext, key, k, switched, direct, w, t):  # type: ignore[n
     key_multiply(w.digits, key, 0, switched, False, t)
 
 
-def rotate(ciphertext: NDArray[np.uint32], key: NDArray[np.uint32], k: int, tables: Any) -> NDArray[np.uint32]:
+def rotate(
+    ciphertext: NDArray[np.uint32], key: NDArray[np.uint32], k: int, tables: Any
+) -> NDArray[np.uint32]:
     """Plain rotation of one ciphertext [2, L, N] by k slots, equal to SEAL's ``apply_galois`` bit for bit."""
     limbs, n = ciphertext.shape[1:]
     w = workspace(n, limbs)

@@ -1,7 +1,7 @@
 """The products of baby-step/giant-step: ciphertext rotations times stored weights, and the end of an evaluation.
 
-Stored weights are NTT words in slot order and Montgomery form, laid out [L, N / BLOCK, products, BLOCK] so that one pass
-streams them once, in order, for any number of ciphertexts. One block of all rotated inputs stays in the cache.
+Stored weights are NTT words in slot order and Montgomery form, laid out [L, N / BLOCK, products, BLOCK] so that one
+pass streams them once, in order, for any number of ciphertexts. One block of all rotated inputs stays in the cache.
 """
 
 from __future__ import annotations
@@ -94,8 +94,9 @@ def products(weights, source, groups, inputs, out, first_unit, last_unit, t):  #
 def finish(switched, direct, reply, special_mod, w, t):  # type: ignore[no-untyped-def]
     """Divide a sum by the special prime, rescale, leave the NTT domain: one component.
 
-    ``switched`` [M, N] holds key products (overwritten), ``direct`` [L, N] what needs no division, ``special_mod`` [L, 2] the special
-    prime modulo each data prime with its Shoup companion, ``reply`` [reply limbs, N] receives coefficients. M inverse NTTs.
+    ``switched`` [M, N] holds key products (overwritten), ``direct`` [L, N] what needs no division, ``special_mod``
+    [L, 2] the special prime modulo each data prime with its Shoup companion, ``reply`` [reply limbs, N] receives
+    coefficients. M inverse NTTs.
     Equals mod-down, ``rescale_to_next`` and the inverse transform of SEAL bit for bit.
     """
     special = t.q.shape[0] - 1

@@ -1,8 +1,8 @@
 """The planner: how one matrix-vector product is laid out over slots, rotations and products.
 
 A *folded* problem has ``rows`` output rows and ``columns`` input columns. Fold ``input`` packs two inputs into one
-complex slot (z_j = x_j + i x_{j+h}, weights W_{o,j} - i W_{o,j+h}; the real part is the answer); fold ``output`` packs two
-outputs (weights W_o + i W_{o+h}, real inputs). Slots are cut into segments; each repeats the columns periodically
+complex slot (z_j = x_j + i x_{j+h}, weights W_{o,j} - i W_{o,j+h}; the real part is the answer); fold ``output`` packs
+two outputs (weights W_o + i W_{o+h}, real inputs). Slots are cut into segments; each repeats the columns periodically
 from its own offset and collects every row over its own share of the columns, so that one product covers
 several diagonals; the client adds the segments together.
 
@@ -49,7 +49,7 @@ class CostModel:
 class LinearPlan:
     """Layout and schedule of y = W x for one preset; equal plans have equal ``plan_id``.
 
-    ``first_rotation`` <= 0 and ``diagonals`` give the rotations used: first_rotation ... first_rotation + diagonals - 1.
+    The rotations used are first_rotation ... first_rotation + diagonals - 1, with ``first_rotation`` <= 0.
     """
 
     preset_name: str
@@ -99,7 +99,8 @@ class LinearPlan:
         """Giant steps, multiples of ``baby_steps``; 0 among them."""
         last = self.first_rotation + self.diagonals - 1
         return tuple(
-            self.baby_steps * m for m in range(self.first_rotation // self.baby_steps, last // self.baby_steps + 1)
+            self.baby_steps * m
+            for m in range(self.first_rotation // self.baby_steps, last // self.baby_steps + 1)
         )
 
     @property
@@ -175,7 +176,9 @@ class LinearPlan:
                 out[d, wanted[fresh]] = c[fresh]
         held = np.unique(columns[columns >= 0]) - low
         if not covered[np.unique(rows[rows >= 0])][:, held].all():
-            raise ParameterError("cannot schedule the plan: some weights are not covered. Report this plan as a bug.")
+            raise ParameterError(
+                "cannot schedule the plan: some weights are not covered. Report this plan as a bug."
+            )
         return out
 
     @property

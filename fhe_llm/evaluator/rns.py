@@ -63,7 +63,9 @@ def ring_tables(ring_degree: int, primes: tuple[int, ...]) -> RingTables:
     n, rows = ring_degree, ntt.ROWS
     columns = n // rows
     exponents = slot_exponents(n)
-    base = exponents.reshape(2, rows, columns // 2)[:, 0, :].reshape(-1)  # [C] exponent of row 0 of each column
+    base = exponents.reshape(2, rows, columns // 2)[:, 0, :].reshape(
+        -1
+    )  # [C] exponent of row 0 of each column
     block = _bit_reverse((base % (2 * columns) - 1) // 2, columns)
     step = (pow(GALOIS_GENERATOR, columns // 2, 2 * n) - 1) // (2 * columns)
     inverse_multiplier = np.array([pow(int(e) * step % rows, -1, rows) for e in base])
@@ -107,7 +109,7 @@ def primitive_root(prime: int, order: int) -> int:
 
 
 def ntt_forward(words: Words, ring_degree: int, primes: tuple[int, ...]) -> Words:
-    """Coefficients to SEAL-order NTT; ``words`` is [..., limbs, N], limb l modulo ``primes[l]``. Returns a new array."""
+    """Coefficients to SEAL-order NTT; ``words`` is [..., limbs, N], limb l modulo ``primes[l]``; a new array."""
     tables = ring_tables(ring_degree, primes)
     return np.ascontiguousarray(to_slot_order_ntt(words, tables)[..., tables.seal_from_slot])
 
@@ -123,7 +125,9 @@ def to_slot_order_ntt(words: Words, tables: RingTables) -> Words:
     out = np.array(words, dtype=np.uint32, order="C")
     flat = out.reshape(-1, len(tables.primes), tables.ring_degree)
     for limb, table in enumerate(tables.primes):
-        ntt.forward_many(flat, limb, tables.gather, table.split, table.twist, table.cyclic, np.uint32(table.prime))
+        ntt.forward_many(
+            flat, limb, tables.gather, table.split, table.twist, table.cyclic, np.uint32(table.prime)
+        )
     return out
 
 

@@ -2,8 +2,8 @@
 
 The client sends inputs of root mean square one. A reply's coefficient is an average over slots, so it is at most
 the root mean square of the slots (Cauchy-Schwarz), and the slots of all segments together have squared norm at most
-2 sigma^2 |x|^2 with sigma the largest singular value of W (the factor 2 only for fold ``input``, whose imaginary parts are
-unused). This makes the bound rigorous for every input, and tight to a few bits on real layers.
+2 sigma^2 |x|^2 with sigma the largest singular value of W (the factor 2 only for fold ``input``, whose imaginary
+parts are unused). This makes the bound rigorous for every input, and tight to a few bits on real layers.
 """
 
 from __future__ import annotations

@@ -24,9 +24,9 @@ from fhe_llm.params import Preset
 class Schedule:
     """Products of one plan, grouped by (output ciphertext, giant step).
 
-    ``source`` [P] is the rotated input (input ciphertext * babies + baby step) of each product, ``diagonal`` [P] its diagonal;
-    group g covers products groups[g] ... groups[g + 1] - 1, belongs to output ``target[g]`` and is then rotated by ``giant[g]``
-    slots (0 ... slots - 1).
+    ``source`` [P] is the rotated input (input ciphertext * babies + baby step) of each product, ``diagonal`` [P] its
+    diagonal; group g covers products groups[g] ... groups[g + 1] - 1, belongs to output ``target[g]`` and is then
+    rotated by ``giant[g]`` slots (0 ... slots - 1).
     """
 
     source: NDArray[np.int32]
@@ -51,7 +51,9 @@ def schedule(plan: LinearPlan) -> Schedule:
             groups.append(len(source))
             target.append(out)
             giant.append(step % plan.slots)
-    return Schedule(*(np.array(values, dtype=np.int32) for values in (source, diagonal, groups, target, giant)))
+    return Schedule(
+        *(np.array(values, dtype=np.int32) for values in (source, diagonal, groups, target, giant))
+    )
 
 
 def encoded_shape(preset: Preset, plan: LinearPlan) -> tuple[int, int, int, int]:
@@ -63,6 +65,32 @@ def encode_layer(
     preset: Preset, name: str, plan: LinearPlan, weights: NDArray[np.float32], pool: Executor
 ) -> EncodedLayer:
     """Encode ``weights`` [out_features, in_features] into the plan's plaintexts; raises :class:`ParameterError`."""
+    folded = fold_weights(name, plan, weights)
+    log_scale = log_weight_scale(preset, plan, weights)
+    todo = schedule(plan)
+    maps = _diagonal_maps(plan)
+    words = np.empty(encoded_shape(preset, plan), dtype=np.uint32)
+    tables = ring_tables(preset.ring_degree, preset.data_primes)
+
+    def encode_group(g: int) -> None:
+        slots = _group_slots(plan, folded, todo, maps, g)
+        residues = coefficients_to_words(slots_to_coefficients(slots, 2.0**log_scale), preset.data_primes)
+        stored = to_montgomery(to_slot_order_ntt(residues, tables), preset.data_primes)
+        blocks = stored.reshape(len(slots), len(preset.data_primes), -1, BLOCK)
+        words[:, :, todo.groups[g] : todo.groups[g + 1], :] = blocks.transpose(1, 2, 0, 3)
+
+    list(pool.map(encode_group, range(len(todo.giant))))
+    return EncodedLayer(name=name, plan=plan, log_weight_scale=log_scale, words=words)
+
+
+def plaintext_slots(plan: LinearPlan, weights: NDArray[np.float32]) -> NDArray[np.complex128]:
+    """Slots of every plaintext in the schedule's order, [products, slots]."""
+    folded, todo, maps = fold_weights("the weights", plan, weights), schedule(plan), _diagonal_maps(plan)
+    return np.concatenate([_group_slots(plan, folded, todo, maps, g) for g in range(len(todo.giant))])
+
+
+def fold_weights(name: str, plan: LinearPlan, weights: NDArray[np.float32]) -> NDArray[np.complex128]:
+    """Complex weights of the folded problem, [folded_rows, folded_columns]; raises :class:`ParameterError`."""
     if weights.shape != (plan.out_features, plan.in_features):
         raise ParameterError(
             f"cannot encode {name}: weights are {weights.shape}, the plan is for "
@@ -70,26 +98,6 @@ def encode_layer(
         )
     if not np.isfinite(weights).all():
         raise ParameterError(f"cannot encode {name}: some weights are not finite. Check the model file.")
-    log_scale = log_weight_scale(preset, plan, weights)
-    folded = fold_weights(plan, weights)
-    todo = schedule(plan)
-    words = np.empty(encoded_shape(preset, plan), dtype=np.uint32)
-    maps = {
-        (out, block): plan.diagonal_maps(block, out)
-        for out in range(plan.output_ciphertexts)
-        for block in range(plan.input_ciphertexts)
-    }
-
-    def encode_group(g: int) -> None:
-        first, last = todo.groups[g], todo.groups[g + 1]
-        words[:, :, first:last, :] = _encode_group(preset, plan, folded, 2.0**log_scale, todo, maps, g)
-
-    list(pool.map(encode_group, range(len(todo.giant))))
-    return EncodedLayer(name=name, plan=plan, log_weight_scale=log_scale, words=words)
-
-
-def fold_weights(plan: LinearPlan, weights: NDArray[np.float32]) -> NDArray[np.complex128]:
-    """Complex weights of the folded problem, [folded_rows, folded_columns]."""
     if plan.fold == "input":
         padded = np.zeros((plan.out_features, 2 * plan.folded_columns))
         padded[:, : plan.in_features] = weights
@@ -99,26 +107,28 @@ def fold_weights(plan: LinearPlan, weights: NDArray[np.float32]) -> NDArray[np.c
     return padded[: plan.folded_rows] + 1j * padded[plan.folded_rows :]
 
 
-def _encode_group(
-    preset: Preset,
+def _diagonal_maps(plan: LinearPlan) -> dict[tuple[int, int], NDArray[np.int32]]:
+    return {
+        (out, block): plan.diagonal_maps(block, out)
+        for out in range(plan.output_ciphertexts)
+        for block in range(plan.input_ciphertexts)
+    }
+
+
+def _group_slots(
     plan: LinearPlan,
     folded: NDArray[np.complex128],
-    scale: float,
     todo: Schedule,
     maps: dict[tuple[int, int], NDArray[np.int32]],
     g: int,
-) -> NDArray[np.uint32]:
-    out = int(todo.target[g])
+) -> NDArray[np.complex128]:
+    """Slots of one group's plaintexts, [products of the group, slots]."""
+    out, first, last = int(todo.target[g]), int(todo.groups[g]), int(todo.groups[g + 1])
     rows = plan.output_map()[out]
-    first, last = todo.groups[g], todo.groups[g + 1]
     slots = np.zeros((last - first, plan.slots), dtype=np.complex128)
     for i, p in enumerate(range(first, last)):
         columns = maps[out, int(todo.source[p]) // plan.babies][todo.diagonal[p]]
         used = np.flatnonzero(columns >= 0)
         slots[i, used] = folded[rows[used], columns[used]]
     # the product happens before the giant rotation brings slot s + giant to s
-    slots = np.roll(slots, int(todo.giant[g]), axis=-1)
-    words = coefficients_to_words(slots_to_coefficients(slots, scale), preset.data_primes)
-    tables = ring_tables(preset.ring_degree, preset.data_primes)
-    stored = to_montgomery(to_slot_order_ntt(words, tables), preset.data_primes)
-    return stored.reshape(last - first, len(preset.data_primes), -1, BLOCK).transpose(1, 2, 0, 3)
+    return np.roll(slots, int(todo.giant[g]), axis=-1)
