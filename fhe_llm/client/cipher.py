@@ -39,7 +39,7 @@ class Cipher:
 
     def __init__(self, ring: KeyRing) -> None:
         self.preset = ring.preset
-        self._ring = ring
+        self.ring = ring
         self._zeros = ZeroPool(lambda: ring.engine().zero())
         self._seeded = ZeroPool(lambda: ring.engine().seeded_zero())
 
@@ -71,10 +71,12 @@ class Cipher:
 
         Raises :class:`ReplyError` for words that are not ciphertexts at this level.
         """
-        engine, preset = self._ring.engine(), self.preset
+        engine, preset = self.ring.engine(), self.preset
         primes = preset.data_primes[: words.shape[2]] if words.ndim == 4 else ()
         if words.shape[1:] != (2, len(primes), preset.ring_degree) or not primes:
-            raise ReplyError(f"cannot decrypt words of shape {words.shape}: not ciphertexts. Start a new session.")
+            raise ReplyError(
+                f"cannot decrypt words of shape {words.shape}: not ciphertexts. Start a new session."
+            )
         transformed = rns.ntt_forward(words, preset.ring_degree, primes)
         plain = np.stack([engine.decrypt(ciphertext) for ciphertext in transformed])
         return encoding.decode(preset, plain, log_scale)
@@ -83,16 +85,19 @@ class Cipher:
         """Make encryptions of zero ahead, so that ``count`` are ready."""
         (self._seeded if seeded else self._zeros).prepare(count)
 
-    def drop(self) -> None:
-        """Forget the encryptions made ahead."""
+    def retire(self, reason: str) -> None:
+        """Retire the key ring and forget the encryptions made ahead."""
+        self.ring.retire(reason)
         self._zeros.drop()
         self._seeded.drop()
 
     def _encode(self, slots: Slots) -> Words:
         """Slot-order plaintext words; scrambled into SEAL's order by :meth:`_add`."""
-        self._ring.engine()
+        self.ring.engine()
         if slots.ndim != 2 or slots.shape[1] != self.preset.slots:
-            raise ParameterError(f"cannot encrypt slots of shape {slots.shape}: not [n, {self.preset.slots}]. Pack first.")
+            raise ParameterError(
+                f"cannot encrypt slots of shape {slots.shape}: not [n, {self.preset.slots}]. Pack first."
+            )
         return encoding.encode_slot_order(self.preset, slots, self.preset.log_input_scale)
 
     def _add(self, zero: Words, plain: Words, out: Words) -> None:

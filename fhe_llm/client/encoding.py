@@ -62,7 +62,9 @@ def encode_slot_order(preset: Preset, slots: Slots, log_scale: float) -> Words:
     limit = min(2**62, prod(preset.data_primes) // 2)
     words = np.empty((len(slots), len(preset.data_primes), preset.ring_degree), dtype=np.uint32)
     if not _to_residues(d, np.array(preset.data_primes, dtype=np.int64), float(limit), words):
-        raise ParameterError("cannot encode the slots: a coefficient leaves the modulus. Lower the input scale.")
+        raise ParameterError(
+            "cannot encode the slots: a coefficient leaves the modulus. Lower the input scale."
+        )
     return rns.to_slot_order_ntt(words, rns.ring_tables(preset.ring_degree, preset.data_primes))
 
 
@@ -73,7 +75,9 @@ def decode(preset: Preset, words: Words, log_scale: float) -> Slots:
     """
     primes = preset.data_primes[: words.shape[1]]
     if len(primes) not in (1, 2):
-        raise ParameterError(f"cannot decode {len(primes)} limbs: replies have one or two. Use a named preset.")
+        raise ParameterError(
+            f"cannot decode {len(primes)} limbs: replies have one or two. Use a named preset."
+        )
     tables = encoding_tables(preset.ring_degree)
     coefficients = rns.ntt_inverse(words, preset.ring_degree, primes)
     d = np.empty((len(words), preset.slots), dtype=np.complex128)

@@ -124,7 +124,9 @@ class SecretEngine:
                 self._decryptor.decrypt(ciphertext, plaintext)
                 return self._words.of_plaintext(plaintext, limbs)
             except (RuntimeError, ValueError) as error:
-                raise KeyRingError(f"cannot decrypt a reply: SEAL says {error}. Start a new session.") from None
+                raise KeyRingError(
+                    f"cannot decrypt a reply: SEAL says {error}. Start a new session."
+                ) from None
             finally:
                 plaintext.set_zero()
 
@@ -157,11 +159,14 @@ def _load_secret(context: Any, secret: bytearray) -> Any:
         try:
             key.load(context, scratch.path)
         except (RuntimeError, ValueError) as error:
-            raise KeyRingError(f"cannot load the secret key: SEAL says {error}. Restore it from a copy.") from None
+            raise KeyRingError(
+                f"cannot load the secret key: SEAL says {error}. Restore it from a copy."
+            ) from None
     return key
 
 
 def _subtract(x: Words, y: Words, p: Words) -> Words:
     """x - y modulo p, residues in and out."""
     difference = x - y
-    return np.minimum(difference, difference + p)
+    reduced: Words = np.minimum(difference, difference + p)
+    return reduced

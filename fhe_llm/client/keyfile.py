@@ -133,7 +133,9 @@ def _protect(body: bytearray, passphrase: str | None) -> list[bytes | bytearray]
         raise KeyRingError("cannot save the key: the passphrase is empty. Pass None to save it unencrypted.")
     salt, nonce = os.urandom(16), os.urandom(12)
     header = _SEALED_HEADER.pack(MAGIC, VERSION, PASSPHRASE, *SCRYPT_COST, salt, nonce, len(body))
-    encryptor = Cipher(algorithms.AES256(_derive(passphrase, salt, SCRYPT_COST)), modes.GCM(nonce)).encryptor()
+    encryptor = Cipher(
+        algorithms.AES256(_derive(passphrase, salt, SCRYPT_COST)), modes.GCM(nonce)
+    ).encryptor()
     encryptor.authenticate_additional_data(header)
     return [header, encryptor.update(body), encryptor.finalize(), encryptor.tag]
 
@@ -199,4 +201,6 @@ def _read_private(path: Path) -> bytes:
 
 
 def _damaged(path: Path, cause: str) -> KeyRingError:
-    return KeyRingError(f"cannot load the key from {path}: {cause}. Restore it from a copy, or make a new key.")
+    return KeyRingError(
+        f"cannot load the key from {path}: {cause}. Restore it from a copy, or make a new key."
+    )

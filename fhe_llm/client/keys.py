@@ -24,6 +24,7 @@ from fhe_llm.errors import FrameError, KeyRingError, ParameterError, RetiredKeyE
 from fhe_llm.params import Preset, preset
 from fhe_llm.progress import Progress, silent
 from fhe_llm.wire import frame as wire
+from fhe_llm.wire.limbs import Words
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -127,7 +128,9 @@ class KeyRing:
         have = self._evaluation
         wanted = set(elements)
         if not wanted:
-            raise KeyRingError("cannot export evaluation keys: no Galois elements were named. Name the plan's.")
+            raise KeyRingError(
+                "cannot export evaluation keys: no Galois elements were named. Name the plan's."
+            )
         missing = tuple(sorted(wanted - set(have.elements if have else ())))
         if have is None or missing:
             self._evaluation = _extended(self.preset, have, missing, engine.galois_words(missing, progress))
@@ -160,7 +163,9 @@ class KeyRing:
                 try:
                     replace_file(_retirement_path(self._path), [json.dumps({"reason": reason}).encode()])
                 except OSError as error:
-                    _LOG.error("cannot mark %s as retired (%s): delete it and make a new key", self._path, error)  # noqa: TRY400
+                    _LOG.error(
+                        "cannot mark %s as retired (%s): delete it and make a new key", self._path, error
+                    )
 
     def wipe(self) -> None:
         """Let go of the secret key; SEAL clears its copies when the last reference goes. Files stay."""
@@ -193,7 +198,7 @@ class KeyRing:
 
 
 def _extended(
-    parameters: Preset, have: EvaluationKeyExport | None, missing: tuple[int, ...], words: wire.Words
+    parameters: Preset, have: EvaluationKeyExport | None, missing: tuple[int, ...], words: Words
 ) -> EvaluationKeyExport:
     """The union of an export and fresh keys, ascending."""
     parts = {element: words[i] for i, element in enumerate(missing)}
@@ -202,7 +207,9 @@ def _extended(
         assert isinstance(old, wire.KeyFrame)  # noqa: S101  what decode was told to expect
         parts |= {element: old.words[i] for i, element in enumerate(old.elements)}
     elements = tuple(sorted(parts))
-    frame = wire.encode(wire.KeyFrame(parameters, elements, np.stack([parts[element] for element in elements])))
+    frame = wire.encode(
+        wire.KeyFrame(parameters, elements, np.stack([parts[element] for element in elements]))
+    )
     return EvaluationKeyExport(wire.key_id(frame), frame, elements)
 
 
@@ -214,7 +221,9 @@ def _write_evaluation(path: Path, export: EvaluationKeyExport) -> None:
     try:
         replace_file(_evaluation_path(path), [export.frame])
     except OSError as error:
-        _LOG.warning("evaluation keys not saved beside %s (%s): they will be made again", path, error.strerror)
+        _LOG.warning(
+            "evaluation keys not saved beside %s (%s): they will be made again", path, error.strerror
+        )
 
 
 def _read_evaluation(path: Path, facts: dict[str, Any]) -> EvaluationKeyExport | None:

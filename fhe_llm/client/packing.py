@@ -2,7 +2,8 @@
 
 Fold ``input``: z_j = x_j + i x_{j+h} with h = ceil(in/2); y_o is the sum of Re over the slots that answer row o.
 Fold ``output``: z_j = x_j; with h = ceil(out/2), y_r is the sum of Re and y_{r+h} the sum of Im.
-Every vector is divided by its own largest magnitude before it is packed, and multiplied back after.
+Every vector is divided by its own root mean square before it is packed, and multiplied back after: the proxy's weight
+scale is chosen so that no product of such a vector can wrap around (``evaluator/scale``).
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from fhe_llm.errors import ModelError, ParameterError
 from fhe_llm.evaluator.plan import LinearPlan
 
 Slots = NDArray[np.complex128]
+Scales = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class PackingIndex:
     """Gather indices of one plan. ``real`` and ``imag`` [n_in * slots] index x with one zero column appended
-    (``imag`` is None where the slots are real); ``order`` lists the answering slots sorted by folded row, and row r owns
-    ``order[starts[r]:starts[r + 1]]``."""
+    (``imag`` is None where the slots are real); ``order`` lists the answering slots sorted by folded row, and row r
+    owns ``order[starts[r]:starts[r + 1]]``."""
 
     real: NDArray[np.intp]
     imag: NDArray[np.intp] | None
@@ -51,8 +53,9 @@ def packing_index(plan: LinearPlan) -> PackingIndex:
     return PackingIndex(np.where(held < 0, zero, held), imag, order, starts)
 
 
-def pack(plan: LinearPlan, x: NDArray[np.floating]) -> tuple[Slots, NDArray[np.float64]]:
-    """x [T, in_features] to slots [T, input_ciphertexts, slots], entries at most sqrt(2), and the divisors [T].
+def pack(plan: LinearPlan, x: NDArray[np.floating]) -> tuple[Slots, Scales]:
+    """x [T, in_features] to slots [T, input_ciphertexts, slots] of root mean square at most sqrt(2) over the entries
+    of x, and the divisors [T].
 
     A row of zeros has divisor 1. Raises :class:`ModelError` for a wrong shape or a value that is not finite.
     """
@@ -61,25 +64,35 @@ def pack(plan: LinearPlan, x: NDArray[np.floating]) -> tuple[Slots, NDArray[np.f
             f"cannot pack a vector of shape {x.shape}: the layer takes [T, {plan.in_features}]. "
             "Use the client half that belongs to this model."
         )
-    scale = np.abs(x).max(axis=1, initial=0.0).astype(np.float64)  # [T]
-    if not np.isfinite(scale).all():
+    largest = (
+        np.abs(x).max(axis=1, initial=0.0).astype(np.float64)
+    )  # [T]; taken out first: squares may overflow
+    if not np.isfinite(largest).all():
         raise ModelError("cannot pack activations: some are not finite. Check the model's files.")
-    scale[scale == 0] = 1.0
+    largest[largest == 0] = 1.0
     index = packing_index(plan)
     padded = np.zeros((len(x), plan.in_features + 1))
-    np.divide(x, scale[:, None], out=padded[:, :-1])
+    inner = padded[:, :-1]
+    np.divide(x, largest[:, None], out=inner)
+    rms = np.sqrt(np.einsum("ti,ti->t", inner, inner) / plan.in_features)
+    rms[rms == 0] = 1.0
+    inner /= rms[:, None]
     slots = np.empty((len(x), len(index.real)), dtype=np.complex128)
     slots.real = padded[:, index.real]
     slots.imag = 0.0 if index.imag is None else padded[:, index.imag]
-    return slots.reshape(len(x), plan.input_ciphertexts, plan.slots), scale
+    return slots.reshape(len(x), plan.input_ciphertexts, plan.slots), largest * rms
 
 
-def unpack(plan: LinearPlan, slots: Slots, scale: NDArray[np.float64]) -> NDArray[np.float32]:
+def unpack(plan: LinearPlan, slots: Slots, scale: Scales) -> NDArray[np.float32]:
     """Slots [T, output_ciphertexts, slots] of the product to y [T, out_features], times the divisors [T].
 
     Cost: one gather and one segmented sum over the answering slots. Raises :class:`ModelError` for a wrong shape.
     """
-    if slots.ndim != 3 or slots.shape[1:] != (plan.output_ciphertexts, plan.slots) or len(slots) != len(scale):
+    if (
+        slots.ndim != 3
+        or slots.shape[1:] != (plan.output_ciphertexts, plan.slots)
+        or len(slots) != len(scale)
+    ):
         raise ModelError(
             f"cannot unpack slots of shape {slots.shape}: the plan answers "
             f"[{len(scale)}, {plan.output_ciphertexts}, {plan.slots}]. Report this as a bug."

@@ -38,7 +38,9 @@ class ScratchFile:
         views = [memoryview(part).cast("B") for part in parts]
         total = sum(view.nbytes for view in views)
         if os.pwritev(self._fd, views, 0) != total:
-            raise KeyRingError("cannot hand data to SEAL: no memory left for a scratch file. Free some memory.")
+            raise KeyRingError(
+                "cannot hand data to SEAL: no memory left for a scratch file. Free some memory."
+            )
         os.ftruncate(self._fd, total)
 
     def read(self) -> bytearray:

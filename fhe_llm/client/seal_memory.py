@@ -1,10 +1,10 @@
 """Words read straight from a SEAL object's memory, without SEAL's compressing save (0.8 ms less per ciphertext).
 
-TenSEAL offers no buffer to look at, so this relies on how pybind11 and SEAL 4 lay out their objects. It only ever reads, and
-trusts nothing: every header field must equal what the object's own accessors say, the element counts must be the
-expected ones, and reads go through ``/proc/self/mem``, where a bad address is an error and not a crash. Each
-:class:`SealMemory` proves itself against SEAL's own save before its first use; where anything differs (another
-build, another system, a hardened kernel) the save path is used instead. See ``seal_words``.
+TenSEAL offers no buffer to look at, so this relies on how pybind11 and SEAL 4 lay out their objects. It only ever
+reads, and trusts nothing: every header field must equal what the object's own accessors say, the element counts must
+be the expected ones, and reads go through ``/proc/self/mem``, where a bad address is an error and not a crash. Each
+``SealWords`` compares memory with SEAL's own save before its first use; where anything differs (another build,
+another system, a hardened kernel) it uses the save instead.
 
 Layout, in 8-byte words. Ciphertext: parms_id 0-3, NTT flag 4, size 5, N 6, limbs 7, scale 8, correction factor 9.
 Plaintext: parms_id 0-3, coefficient count 4, scale 5. Both end with an array: pool 2 words, capacity, size, address.
@@ -40,10 +40,21 @@ def supported() -> bool:
 def read_ciphertext(ciphertext: Any, shape: tuple[int, int, int]) -> Wide:
     """The words of a ciphertext of ``shape`` (size, limbs, N), uint64 [size, limbs, N]; raises :class:`LayoutError`."""
     with _Memory() as memory:
-        *parms, ntt, size, degree, limbs, scale, _, capacity, count, address = memory.header(ciphertext, _CIPHERTEXT)
-        said = (ciphertext.parms_id(), ciphertext.is_ntt_form(), ciphertext.size(), ciphertext.poly_modulus_degree())
+        *parms, ntt, size, degree, limbs, scale, _, capacity, count, address = memory.header(
+            ciphertext, _CIPHERTEXT
+        )
+        said = (
+            ciphertext.parms_id(),
+            ciphertext.is_ntt_form(),
+            ciphertext.size(),
+            ciphertext.poly_modulus_degree(),
+        )
         rest = (ciphertext.coeff_modulus_size(), ciphertext.scale)
-        if (parms, bool(ntt & 0xFF), size, degree, limbs, scale) != (*said, *rest) or (size, limbs, degree) != shape:
+        if (parms, bool(ntt & 0xFF), size, degree, limbs, scale) != (*said, *rest) or (
+            size,
+            limbs,
+            degree,
+        ) != shape:
             raise LayoutError("ciphertext header")
         return memory.words(address, count, capacity, shape)
 

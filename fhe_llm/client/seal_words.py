@@ -44,7 +44,7 @@ class SealWords:
         if self.reads_memory:
             with contextlib.suppress(seal_memory.LayoutError):
                 wide = seal_memory.read_ciphertext(ciphertext, shape)
-                return narrow(wide, 0, shape, self._preset.primes[: shape[1]])
+                return narrow(wide.data, 0, shape, self._preset.primes[: shape[1]])
         return self._saved_ciphertext(ciphertext)
 
     def of_plaintext(self, plaintext: Any, limbs: int) -> Words:
@@ -53,7 +53,7 @@ class SealWords:
         if self.reads_memory:
             with contextlib.suppress(seal_memory.LayoutError):
                 wide = seal_memory.read_plaintext(plaintext, shape)
-                words = narrow(wide, 0, shape, self._preset.primes[:limbs])
+                words = narrow(wide.data, 0, shape, self._preset.primes[:limbs])
                 wide.fill(0)
                 return words
         return self._saved_plaintext(plaintext)

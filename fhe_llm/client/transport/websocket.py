@@ -1,0 +1,145 @@
+"""One WebSocket for request and reply frames; everything that goes wrong drops it, so no stale reply is ever read.
+
+Compression is off: ciphertexts do not compress, and trying costs 35 ms a message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from websockets.asyncio.client import ClientConnection as AsyncConnection
+from websockets.asyncio.client import connect as connect_async
+from websockets.exceptions import InvalidHandshake, InvalidURI, WebSocketException
+from websockets.sync.client import ClientConnection, connect
+
+from fhe_llm.client.transport.operations import MAX_ANSWER_BYTES, Answer, Round, Unreachable
+
+if TYPE_CHECKING:
+    from fhe_llm.client.transport.http import Endpoint
+
+_FAILURES: Final = (WebSocketException, OSError, EOFError, TimeoutError)
+
+
+class NoWebSocket(Exception):  # noqa: N818  a fact about the route; the transport falls back to POST
+    """The address answers HTTP, but does not accept a WebSocket."""
+
+
+class Socket:
+    """Opened on the first round and again after any failure. Not thread-safe."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._connection: ClientConnection | None = None
+
+    def exchange(self, call: Round) -> Answer:
+        """Send a frame and wait for one; raises :class:`Unreachable` or :class:`NoWebSocket`."""
+        try:
+            connection = self._connection or self._open()
+            connection.send(call.frame)
+            if call.meanwhile is not None:
+                call.meanwhile()
+            data = connection.recv(timeout=self._endpoint.read_seconds)
+        except BaseException as error:
+            self.close()
+            if isinstance(error, _FAILURES):
+                _raise_unreachable(error)
+            raise
+        return _answer(data)
+
+    def close(self) -> None:
+        """Let the connection go; the next round opens a new one."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close_timeout = 0.2
+            with contextlib.suppress(*_FAILURES):
+                connection.close()
+
+    def _open(self) -> ClientConnection:
+        e = self._endpoint
+        try:
+            self._connection = connect(
+                e.socket_url,
+                additional_headers=e.headers,
+                compression=None,
+                max_size=MAX_ANSWER_BYTES,
+                open_timeout=e.connect_seconds,
+                close_timeout=1.0,
+                ping_interval=None,
+                **_tls(e.socket_url, e.tls),
+            )
+        except (InvalidHandshake, InvalidURI) as error:
+            raise NoWebSocket(str(error)) from None
+        return self._connection
+
+
+class AsyncSocket:
+    """The same for asyncio; one task at a time."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._connection: AsyncConnection | None = None
+
+    async def exchange(self, call: Round) -> Answer:
+        """Send a frame and wait for one; raises :class:`Unreachable` or :class:`NoWebSocket`."""
+        try:
+            connection = self._connection or await self._open()
+            await connection.send(call.frame)
+            if call.meanwhile is not None:
+                call.meanwhile()
+            async with asyncio.timeout(self._endpoint.read_seconds):
+                data = await connection.recv()
+        except BaseException as error:
+            self._drop()
+            if isinstance(error, _FAILURES):
+                _raise_unreachable(error)
+            raise
+        return _answer(data)
+
+    async def close(self) -> None:
+        """Close properly, without waiting long."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(*_FAILURES):
+                await connection.close()
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.transport.abort()
+
+    async def _open(self) -> AsyncConnection:
+        e = self._endpoint
+        try:
+            self._connection = await connect_async(
+                e.socket_url,
+                additional_headers=e.headers,
+                compression=None,
+                max_size=MAX_ANSWER_BYTES,
+                open_timeout=e.connect_seconds,
+                close_timeout=1.0,
+                ping_interval=None,
+                **_tls(e.socket_url, e.tls),
+            )
+        except (InvalidHandshake, InvalidURI) as error:
+            raise NoWebSocket(str(error)) from None
+        return self._connection
+
+
+def _tls(url: str, context: ssl.SSLContext | None) -> dict[str, Any]:
+    return {"ssl": context} if context is not None and url.startswith("wss:") else {}
+
+
+def _answer(data: str | bytes) -> Answer:
+    if isinstance(data, str):
+        return Answer(200, {"content-type": "text/plain"}, data.encode())
+    return Answer(200, {}, data)
+
+
+def _raise_unreachable(error: BaseException) -> NoReturn:
+    cause = (
+        "it did not answer in time" if isinstance(error, TimeoutError) else f"the connection failed ({error})"
+    )
+    raise Unreachable(cause) from None
