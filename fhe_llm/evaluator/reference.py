@@ -29,12 +29,8 @@ class ReferenceEvaluator:
 
     def encode(self, name: str, plan: LinearPlan, weights: NDArray[np.float32]) -> EncodedLayer:
         """Weights [out_features, in_features] as slots [products, slots], at scale one."""
-        return EncodedLayer(
-            name=name,
-            plan=plan,
-            log_weight_scale=log_weight_scale(self.preset, plan, weights),
-            words=plaintext_slots(plan, weights),
-        )
+        words = plaintext_slots(plan, weights)
+        return EncodedLayer(name, plan, log_weight_scale(self.preset, plan, weights), words)
 
     def prepare_keys(self, keys: EvaluationKeys) -> frozenset[int]:
         """The Galois elements there are; a rotation without one is refused as it would be under encryption."""

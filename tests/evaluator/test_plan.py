@@ -1,0 +1,85 @@
+"""Plans cover every weight exactly once, are deterministic, and cost what the counts of real layers say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fhe_llm.errors import ParameterError
+from fhe_llm.evaluator.plan import MAX_FEATURES, LinearPlan, galois_elements, plan_linear
+from fhe_llm.evaluator.schedule import schedule
+from fhe_llm.params import PRESETS
+
+DEFAULT = PRESETS["default"]
+SIZES = st.one_of(
+    st.integers(1, 64), st.integers(1, 3000), st.sampled_from([2047, 2048, 2049, 4096, 4097, 5000])
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(SIZES, SIZES, st.sampled_from(sorted(PRESETS)))
+def test_every_weight_is_covered_once_by_rotations_with_keys(out: int, inp: int, name: str) -> None:
+    plan = plan_linear(PRESETS[name], out, inp)
+    columns, rows = plan.input_map(), plan.output_map()
+    keyed = {0, *plan.rotations}
+    assert all(k % plan.slots in keyed for k in plan.giant_rotations)
+    for target in range(plan.output_ciphertexts):
+        answered = 0
+        for source in range(plan.input_ciphertexts):
+            maps = plan.diagonal_maps(source, target)
+            for d in (0, plan.diagonals // 2, plan.diagonals - 1):
+                used = maps[d] >= 0
+                rotated = np.roll(columns[source], -(plan.first_rotation + d))
+                np.testing.assert_array_equal(maps[d][used], rotated[used])
+                assert (rows[target][used] >= 0).all()
+            answered += int((maps >= 0).sum())
+        assert answered == len(np.unique(rows[target][rows[target] >= 0])) * plan.folded_columns
+
+
+@settings(max_examples=30, deadline=None)
+@given(SIZES, SIZES)
+def test_plans_are_deterministic_and_counts_agree(out: int, inp: int) -> None:
+    plan = plan_linear(DEFAULT, out, inp)
+    again = plan_linear.__wrapped__(DEFAULT, out, inp)
+    assert plan == again
+    assert plan.plan_id == again.plan_id
+    todo = schedule(plan)
+    assert len(todo.source) == plan.product_count
+    rotations = sum(1 for k in todo.giant if k) + plan.input_ciphertexts * (plan.babies - 1)
+    assert rotations == plan.rotation_count
+
+
+@pytest.mark.parametrize(
+    ("shape", "rotations", "products", "replies"),
+    [((960, 576), 26, 192, 1), ((576, 576), 20, 96, 1), ((3072, 576), 54, 639, 1), ((576, 1536), 38, 384, 1)],
+)
+def test_counts_of_smollm2_layers(
+    shape: tuple[int, int], rotations: int, products: int, replies: int
+) -> None:
+    """A regression here costs time on every token; see docs/performance.md for what a count costs."""
+    plan = plan_linear(DEFAULT, *shape)
+    assert plan.rotation_count <= rotations
+    assert plan.product_count <= products
+    assert plan.output_ciphertexts == replies
+    assert plan.input_ciphertexts == 1
+
+
+def test_galois_elements_are_the_union_of_the_rotations() -> None:
+    plans = [plan_linear(DEFAULT, 960, 576), plan_linear(DEFAULT, 576, 1536)]
+    steps = {k for plan in plans for k in plan.rotations}
+    assert galois_elements(DEFAULT, plans) == tuple(sorted(pow(3, k, 8192) for k in steps))
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0), (MAX_FEATURES + 1, 5), (5, MAX_FEATURES + 1), (-1, 1)])
+def test_sizes_outside_the_range_are_refused(shape: tuple[int, int]) -> None:
+    with pytest.raises(ParameterError, match="cannot plan"):
+        plan_linear(DEFAULT, *shape)
+
+
+def test_different_plans_have_different_ids() -> None:
+    ids = {plan_linear(preset, o, 64).plan_id for preset in PRESETS.values() for o in range(1, 40)}
+    assert len(ids) == 78
+    assert all(len(i) == 32 for i in ids)
+    assert isinstance(plan_linear(DEFAULT, 4, 4), LinearPlan)
