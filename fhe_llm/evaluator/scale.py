@@ -28,11 +28,11 @@ MARGIN_BITS: Final = 1.25
 def singular_value_bound(weights: NDArray[np.float32]) -> float:
     """An upper bound on the largest singular value of ``weights`` [out, in], at most 20 % too large.
 
-    Power iteration on the Gram matrix of the shorter side d from a random start. After k steps the largest eigenvalue
-    is underestimated by more than a factor 1 - e with probability at most 0.824 sqrt(d) (1 - e)^(k - 1/2) (Kuczynski and
-    Wozniakowski, "Estimating the largest eigenvalue by the power and Lanczos algorithms", 1992, theorem 4.1);
-    dividing by 1 - e makes it a bound that fails with probability below 10^-12 for d up to 2^18. The start is seeded, so
-    equal weights give equal bounds.
+    Power iteration on the Gram matrix of the shorter side d from a random start. After k steps the largest
+    eigenvalue is underestimated by more than a factor 1 - e with probability at most 0.824 sqrt(d) (1 - e)^(k - 1/2)
+    (Kuczynski and Wozniakowski, "Estimating the largest eigenvalue by the power and Lanczos algorithms", 1992,
+    theorem 4.1); dividing by 1 - e makes it a bound that fails with probability below 10^-12 for d up to 2^18. The
+    start is seeded, so equal weights give equal bounds.
     """
     largest = float(np.abs(weights).max(initial=0.0))
     if largest == 0.0:
