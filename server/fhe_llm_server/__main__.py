@@ -1,6 +1,7 @@
 """``python -m fhe_llm_server``: check the settings, bind, serve.
 
-Exit codes: 0 after SIGTERM or SIGINT, 1 when the model cannot be loaded, 2 for settings or an address that cannot be used.
+Exit codes: 0 after SIGTERM or SIGINT, 1 when the model cannot be loaded, 2 for settings or an address that
+cannot be used.
 """
 
 from __future__ import annotations

@@ -34,8 +34,8 @@ HELD_BODIES = 8
 def create_app(settings: Settings, evaluator: Callable[[Settings], Evaluator] | None = None) -> FastAPI:
     """Build the application; the model is loaded in the background once the application starts.
 
-    ``evaluator`` makes the evaluator from the settings; by default the one ``settings.device`` names. Raises ``OSError``
-    or ``ValueError`` where the API key file cannot be used.
+    ``evaluator`` makes the evaluator from the settings; by default the one ``settings.device`` names.
+    Raises ``OSError`` or ``ValueError`` where the API key file cannot be used.
     """
     metrics = Metrics()
     keys_accepted = BearerKeys(settings.accepted_api_keys())

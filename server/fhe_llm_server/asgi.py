@@ -23,8 +23,9 @@ def header(scope: Scope, name: bytes) -> bytes | None:
 async def refuse(refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer with the envelope, whether the request is HTTP or a WebSocket handshake.
 
-    The answer leaves before anything is read. What the client is still sending is then discarded for a moment:
-    closing at once would reset the connection and the client would see a broken pipe instead of the reason.
+    The answer leaves before anything is read. What the client is still sending is then discarded for a
+    moment: closing at once would reset the connection and the client would see a broken pipe instead of the
+    reason.
     """
     scope["fhe_llm.error"] = refusal.proxy_code
     body = refusal.envelope()

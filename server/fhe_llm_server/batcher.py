@@ -1,8 +1,8 @@
 """The queue in front of the evaluator: groups what waits for the same layer, takes turns between keys.
 
-One worker thread owns the evaluator, which is itself parallel. It never waits for company: whatever is in the queue
-when it becomes free and asks for the same layer shares one pass over the weights. A long request is cut into slices
-so that others get a turn in between; results do not depend on the cut.
+One worker thread owns the evaluator, which is itself parallel. It never waits for company: whatever is in
+the queue when it becomes free and asks for the same layer shares one pass over the weights. A long request
+is cut into slices so that others get a turn in between; results do not depend on the cut.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from fhe_llm_server.refusal import Refusal
 logger = logging.getLogger(__name__)
 
 BATCH_JOBS: Final = 8
-"""Jobs evaluated before others get a turn; the CPU evaluator shares one pass over the weights among as many."""
+"""Jobs evaluated before others get a turn; the CPU evaluator shares a pass over the weights among as many."""
 MAX_REQUEST_JOBS: Final = 256
 """What one frame can carry."""
 
@@ -98,8 +98,9 @@ class Batcher:
     async def submit(self, session: str, layer: EncodedLayer, jobs: Sequence[Job]) -> RoundResult:
         """Evaluate ``jobs`` on ``layer``. ``session`` is the unit of fairness: the key id.
 
-        Raises :class:`Refusal`: ``busy`` when the queue (or this key's half of it) is full, ``not_ready`` while
-        shutting down, ``internal`` when the evaluator fails. Cancelling the call drops what has not begun.
+        Raises :class:`Refusal`: ``busy`` when the queue (or this key's half of it) is full, ``not_ready``
+        while shutting down, ``internal`` when the evaluator fails. Cancelling the call drops what has not
+        begun.
         """
         waiting = _Waiting(session, layer, jobs, self._loop.create_future(), time.perf_counter())
         with self._condition:
@@ -177,7 +178,7 @@ class Batcher:
             return self._take(candidates, share=max(1, BATCH_JOBS // sessions))
 
     def _take(self, candidates: list[_Waiting], share: int) -> list[_Slice]:
-        """Up to ``share`` jobs per session and ``BATCH_JOBS`` altogether; a session served goes to the back."""
+        """Up to ``share`` jobs a session and ``BATCH_JOBS`` altogether; a session served goes to the back."""
         room, shares = BATCH_JOBS, dict.fromkeys((item.session for item in candidates), share)
         batch: list[_Slice] = []
         for item in candidates:

@@ -1,10 +1,10 @@
 """Encoded weights on disk, memory-mapped: the second start does not encode again.
 
-File: magic (8 bytes), padding to a page, each layer's words at a page boundary, a JSON index, and a trailer of
-``<u64 index offset, u64 index length, sha-256 of the index, magic>``. The index names the preset, model digest and
-evaluator, and for each layer its plan id, scale, dtype, shape, offset and SHA-256. Nothing in it is executable.
-Opening checks every hash (about a second per GB, and it warms the page cache), so a truncated, damaged or foreign
-file is noticed and rebuilt.
+File: magic (8 bytes), padding to a page, each layer's words at a page boundary, a JSON index, and a trailer
+of ``<u64 index offset, u64 index length, sha-256 of the index, magic>``. The index names the preset, model
+digest and evaluator, and for each layer its plan id, scale, dtype, shape, offset and SHA-256. Nothing in it
+is executable. Opening checks every hash (about a second per GB, and it warms the page cache), so a
+truncated, damaged or foreign file is noticed and rebuilt.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class CacheWriter:
         """Write one layer's words; raises ``OSError`` when the disk is full."""
         self._pad()
         words = np.ascontiguousarray(layer.words)
-        raw = memoryview(words).cast("B")
+        raw = words.reshape(-1).view(np.uint8).data
         self._layers.append(
             {
                 "name": layer.name,
@@ -167,7 +167,7 @@ def _verify(
     layers: dict[str, EncodedLayer], hashes: dict[str, str], progress: Callable[[int, int], None]
 ) -> None:
     def matches(name: str) -> bool:
-        raw = memoryview(layers[name].words).cast("B")
+        raw = layers[name].words.reshape(-1).view(np.uint8).data
         digest = hashlib.sha256()
         for start in range(0, len(raw), _HASH_BLOCK):
             digest.update(raw[start : start + _HASH_BLOCK])

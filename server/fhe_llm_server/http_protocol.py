@@ -1,7 +1,7 @@
 """uvicorn's HTTP/1.1 protocol with what it leaves open: slow request heads, and a cap on raw connections.
 
-A connection that has not sent a complete request head in ``HEAD_SECONDS`` is closed, and bytes that are not HTTP get
-the common JSON envelope.
+A connection that has not sent a complete request head in ``HEAD_SECONDS`` is closed, and bytes that are not
+HTTP get the common JSON envelope.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ class GuardedProtocol(H11Protocol):
         self._forget_head()
         super().connection_lost(exc)
 
-    def send_400_response(self, msg: str) -> None:
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - the base's signature
         refusal = Refusal(
             "bad_request", "cannot read this request: it is not valid HTTP/1.1. Check the client."
         )
         body = refusal.envelope()
         headers = [*refusal.headers().items(), ("content-length", str(len(body))), ("connection", "close")]
         events: tuple[Any, ...] = (
-            h11.Response(status_code=refusal.status, headers=headers),
+            h11.Response(status_code=refusal.status, headers=headers, reason=b"Bad Request"),
             h11.Data(data=body),
             h11.EndOfMessage(),
         )

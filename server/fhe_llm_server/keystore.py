@@ -1,8 +1,8 @@
 """Evaluation keys on disk, by content hash: ``keys/<sha-256 of the key frame>.key``.
 
-A key arrives in chunks in a temporary file and is renamed into place only when its hash is its name and its frame
-decodes. Least recently used keys make room under a byte budget. Everything here is blocking and thread-safe; the
-routes call it from worker threads. No key here decrypts anything.
+A key arrives in chunks in a temporary file and is renamed into place only when its hash is its name and its
+frame decodes. Least recently used keys make room under a byte budget. Everything here is blocking and
+thread-safe; the routes call it from worker threads. No key here decrypts anything.
 """
 
 from __future__ import annotations
@@ -152,7 +152,9 @@ class KeyStore:
                 self._admit_upload()
                 upload = self._uploads[key_id] = _Upload(self._uploads_dir / f"{key_id}.part", total)
         if upload.total != total:
-            message = "cannot store this chunk: it names another total length. Repeat the length of the first chunk."
+            message = (
+                "cannot store this chunk: it names another total length. Repeat that of the first chunk."
+            )
             raise Refusal("upload_conflict", message)
         return upload
 

@@ -112,7 +112,7 @@ class BodyLimit:
     def _too_large(self) -> Refusal:
         return Refusal(
             "body_too_large",
-            f"cannot read this body: it is longer than {self._most} bytes. Send fewer vectors or smaller chunks.",
+            f"cannot read this body: it is longer than {self._most} bytes. Send less at once.",
         )
 
     def check(self, counted: int, added: int) -> None:

@@ -1,6 +1,7 @@
-"""From a model's name to encoded layers: resolve, plan, encode or map the cache, warm up. Blocking; run in a thread.
+"""From a model's name to encoded layers: resolve, plan, encode or map the cache, warm up.
 
-The event loop answers ``/healthz`` meanwhile, and ``/readyz`` says which phase this is in.
+Loading blocks and runs in a thread. The event loop answers ``/healthz`` meanwhile, and
+``/readyz`` says which phase this is in.
 """
 
 from __future__ import annotations
@@ -158,7 +159,7 @@ class ModelHost:
         return model
 
     def _bundle(self, source: ModelSource, path: Path) -> Bundle:
-        """Written at every start: the same model gives the same bytes, so nothing on disk has to be trusted."""
+        """Written at every start: the same model gives the same bytes, so no old file is trusted."""
         self._enter("writing the client bundle")
         return Bundle(path, write_bundle(source, path), path.stat().st_size)
 
@@ -216,7 +217,7 @@ class ModelHost:
         same = fresh.log_weight_scale == cached.log_weight_scale and np.array_equal(fresh.words, cached.words)
         if not same:
             raise DamagedCacheError(
-                "cannot use the encoded weights on disk: this version encodes otherwise. They are encoded again."
+                "cannot use the encoded weights on disk: its encoder was another. They are encoded again."
             )
 
     def _warm_up(self, model: HostedModel) -> None:

@@ -1,4 +1,4 @@
-"""Keys in the evaluator's own form, in memory: least recently used first out, each key loaded once at a time."""
+"""Keys in the evaluator's own form, in memory: least recently used first out, loaded once for all."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class Proxy:
         try:
             await asyncio.to_thread(self.host.load)
         except FheLlmError as error:
-            logger.error("%s", error)
+            logger.error("%s", error)  # noqa: TRY400 - the message says it all
             self.failure = error
             self.failed.set()
         except Exception:

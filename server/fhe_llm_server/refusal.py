@@ -1,7 +1,7 @@
 """Every way the proxy says no: one exception, one table of codes, one JSON envelope.
 
-``{"error": {"code", "message", "reason"?, "retry_after_ms"?}}``. Codes are stable, messages are not, and no message
-repeats what the client sent.
+``{"error": {"code", "message", "reason"?, "retry_after_ms"?}}``. Codes are stable, messages are not, and no
+message repeats what the client sent.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ STATUS: Final[dict[str, int]] = {
 """HTTP status of every code."""
 
 
-class Refusal(ProxyError):
+class Refusal(ProxyError):  # noqa: N818 - an answer rather than a failure
     """A request the proxy will not serve. ``reason`` refines ``bad_frame``."""
 
     def __init__(

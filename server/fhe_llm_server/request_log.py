@@ -1,4 +1,4 @@
-"""The outermost layer: a request id, one log line without bodies, byte counts, and the last line of defence."""
+"""The outermost layer: a request id, a log line without bodies, byte counts, and the last line of defence."""
 
 from __future__ import annotations
 

@@ -27,8 +27,9 @@ T = TypeVar("T")
 INLINE_BYTES: Final = 256 * 1024
 """Frames up to this size are not worth a thread switch."""
 DROP_C0: Final = 3
-"""Low bits of c0 left out of one-limb replies: 2^3/sqrt(12) = 2.3 rms a coefficient beside the sqrt(N/18) = 15 that rescaling
-c1 has left already (N = 4096), so 0.02 bits of precision for a twentieth of the bytes. c1 has no bit to spare."""
+"""Low bits of c0 left out of one-limb replies: 2^3/sqrt(12) = 2.3 rms a coefficient beside the sqrt(N/18) =
+15 that rescaling c1 has left already (N = 4096), so 0.02 bits of precision for a twentieth of the bytes. c1
+has no bit to spare."""
 _REQUEST_ID: Final = slice(16, 24)
 
 
@@ -120,7 +121,9 @@ def _check(request: wire.EvaluateRequest, model: HostedModel) -> HostedLayer:
         )
         raise Refusal("wrong_plan", message)
     if request.words.shape[1] != plan.input_ciphertexts:
-        message = f"cannot use this request: the plan takes {plan.input_ciphertexts} ciphertexts a job. Pack with it."
+        message = (
+            f"cannot use this request: a job has {plan.input_ciphertexts} ciphertexts. Pack with the plan."
+        )
         raise Refusal("bad_frame", message, reason="bad_field")
     return layer
 

@@ -20,7 +20,7 @@ def _default_data_dir() -> Path:
 
 
 class Settings(BaseSettings):
-    """Checked and immutable. ``api_keys`` is comma-separated in the environment; a key file has one per line."""
+    """Checked and immutable. ``api_keys`` is comma-separated in the environment; key files have one a line."""
 
     model_config = SettingsConfigDict(
         env_prefix="FHE_LLM_", frozen=True, extra="ignore", hide_input_in_errors=True

@@ -1,8 +1,9 @@
 """Rounds: one frame per POST, or many over one WebSocket. Both carry the same bytes.
 
-On the socket any number of requests may be under way (the proxy stops reading beyond ``REQUESTS_PER_SOCKET``), replies
-carry the request's id and may overtake each other. A frame that fails is answered with an error frame and the
-socket stays open; a message that is no frame of this protocol at all gets an error frame and close code 1003.
+On the socket any number of requests may be under way (the proxy stops reading beyond
+``REQUESTS_PER_SOCKET``), replies carry the request's id and may overtake each other. A frame that fails is
+answered with an error frame and the socket stays open; a message that is no frame of this protocol at all
+gets an error frame and close code 1003.
 """
 
 from __future__ import annotations

@@ -26,7 +26,6 @@ async def readyz(request: Request) -> Response:
     try:
         proxy.host.ready()
     except Refusal as refusal:
-        request.scope["fhe_llm.error"] = refusal.proxy_code
         error = {
             "code": refusal.proxy_code,
             "message": str(refusal),

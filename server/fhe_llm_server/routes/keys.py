@@ -61,8 +61,8 @@ def _position(content_range: str | None, length: int) -> tuple[int, int]:
         start, end, total = (int(part) for part in match.groups()) if match else (0, -1, 0)
     if not 0 <= start <= end < total or end - start + 1 != length:
         message = (
-            "cannot store this chunk: Content-Range does not describe the body. Send 'bytes first-last/total' with a "
-            "body of last - first + 1 bytes."
+            "cannot store this chunk: Content-Range is not that of the body. Send 'bytes first-last/total' "
+            "with a body of last - first + 1 bytes."
         )
         raise Refusal("bad_request", message)
     return start, total

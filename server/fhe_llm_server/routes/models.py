@@ -41,7 +41,7 @@ async def bundle(name: str, request: Request) -> Response:
 
 
 def _keep_only_a_valid_range(request: Request, size: int) -> None:
-    """Ignore what is not one byte range (RFC 9110 14.2 allows that); refuse one that lies outside the file."""
+    """Ignore what is not one byte range (RFC 9110 14.2 allows that); refuse one outside the file."""
     asked = request.headers.get("range")
     if asked is None:
         return

@@ -1,0 +1,203 @@
+"""Grouping, fairness, bounds, cancellation and failure of the queue."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from rounds_kit import InstantEvaluator, job
+
+from fhe_llm.evaluator.contract import EncodedLayer
+from fhe_llm.evaluator.plan import plan_linear
+from fhe_llm.params import preset
+from fhe_llm_server.batcher import BATCH_JOBS, Batcher
+from fhe_llm_server.metrics import Metrics
+from fhe_llm_server.refusal import Refusal
+
+PLAN = plan_linear(preset("default"), 8, 8)
+A, B = (EncodedLayer(name, PLAN, 24, np.zeros(1, np.uint32)) for name in "ab")
+JOB = job(0, PLAN)
+
+
+class Gate:
+    """Blocks the first evaluation until it is opened, so that a queue can build up."""
+
+    def __init__(self) -> None:
+        self.begun, self.opened = threading.Event(), threading.Event()
+
+    def __call__(self) -> None:
+        self.begun.set()
+        self.opened.wait(20)
+
+
+async def queued(batcher: Batcher, jobs: int) -> None:
+    while batcher.queued_jobs != jobs:
+        await asyncio.sleep(0.005)
+
+
+async def blocked(before: Callable[[], None], most: int = 1024) -> tuple[Batcher, InstantEvaluator, Any]:
+    """A batcher whose worker is held inside a first round."""
+    evaluator = InstantEvaluator(before=before)
+    batcher = Batcher(evaluator, most, Metrics())
+    first = asyncio.create_task(batcher.submit("first", A, [JOB]))
+    while batcher.queued_jobs or not getattr(before, "begun").is_set():  # noqa: B009
+        await asyncio.sleep(0.005)
+    return batcher, evaluator, first
+
+
+async def test_a_lone_request_is_evaluated_at_once_and_timed() -> None:
+    evaluator = InstantEvaluator()
+    batcher = Batcher(evaluator, 100, Metrics())
+    result = await batcher.submit("s", A, [JOB])
+    assert evaluator.batches == [("a", 1)]
+    assert (result.rotations, result.products, result.finish) == (0.001, 0.002, 0.003)
+    assert result.total >= result.queue >= 0
+    batcher.close()
+
+
+async def test_what_waits_for_one_layer_shares_a_pass_and_gets_its_own_answers() -> None:
+    gate = Gate()
+    batcher, evaluator, first = await blocked(gate)
+    jobs = [job(seed, PLAN) for seed in range(3)]
+    rounds = [asyncio.create_task(batcher.submit(f"s{n}", A, [jobs[n]])) for n in range(3)]
+    other = asyncio.create_task(batcher.submit("s9", B, [JOB]))
+    await queued(batcher, 4)
+    gate.opened.set()
+    results = await asyncio.gather(*rounds)
+    await asyncio.gather(first, other)
+    assert evaluator.batches == [("a", 1), ("a", 3), ("b", 1)]
+    for result, asked in zip(results, jobs, strict=True):
+        assert np.array_equal(result.outputs[0][0], asked.inputs[0, :, :1])
+    batcher.close()
+
+
+async def test_a_long_request_is_sliced_and_others_get_their_turn() -> None:
+    gate = Gate()
+    batcher, evaluator, first = await blocked(gate)
+    long_jobs = [job(seed, PLAN) for seed in range(2)] * 20
+    long = asyncio.create_task(batcher.submit("long", A, long_jobs))
+    await queued(batcher, 40)
+    short = asyncio.create_task(batcher.submit("short", B, [JOB]))
+    await queued(batcher, 41)
+    gate.opened.set()
+    await asyncio.gather(first, short)
+    assert evaluator.batches[:3] == [("a", 1), ("a", BATCH_JOBS), ("b", 1)]
+    result = await long
+    assert len(result.outputs) == 40
+    assert all(
+        np.array_equal(out[0], asked.inputs[0, :, :1])
+        for out, asked in zip(result.outputs, long_jobs, strict=True)
+    )
+    batcher.close()
+
+
+async def test_sessions_take_turns() -> None:
+    gate = Gate()
+    batcher, evaluator, first = await blocked(gate)
+    order: list[str] = []
+
+    async def ask(session: str) -> None:
+        await batcher.submit(session, A if session == "greedy" else B, [JOB] * BATCH_JOBS)
+        order.append(session)
+
+    greedy = [asyncio.create_task(ask("greedy")) for _ in range(4)]
+    await queued(batcher, 4 * BATCH_JOBS)
+    modest = asyncio.create_task(ask("modest"))
+    await queued(batcher, 5 * BATCH_JOBS)
+    gate.opened.set()
+    await asyncio.gather(first, modest, *greedy)
+    assert order.index("modest") == 1
+    assert [name for name, _ in evaluator.batches] == ["a", "a", "b", "a", "a", "a"]
+    batcher.close()
+
+
+async def test_a_full_queue_says_busy_and_one_key_cannot_fill_it() -> None:
+    gate = Gate()
+    batcher, _, first = await blocked(gate, most=512)
+    waiting = [asyncio.create_task(batcher.submit("one", A, [JOB] * 256))]
+    await queued(batcher, 256)
+    with pytest.raises(Refusal, match="capacity") as refused:
+        await batcher.submit("one", A, [JOB])
+    assert refused.value.proxy_code == "busy"
+    assert 50 <= (refused.value.retry_after_ms or 0) <= 10_000
+    waiting.append(asyncio.create_task(batcher.submit("two", A, [JOB] * 256)))
+    await queued(batcher, 512)
+    with pytest.raises(Refusal, match="capacity"):
+        await batcher.submit("three", A, [JOB])
+    gate.opened.set()
+    await asyncio.gather(first, *waiting)
+    assert batcher.queued_jobs == 0
+    await batcher.submit("three", A, [JOB])
+    batcher.close()
+
+
+async def test_cancelled_work_is_dropped() -> None:
+    gate = Gate()
+    batcher, evaluator, first = await blocked(gate)
+    gone = asyncio.create_task(batcher.submit("gone", B, [JOB] * 5))
+    await queued(batcher, 5)
+    gone.cancel()
+    await queued(batcher, 0)
+    gate.opened.set()
+    await first
+    await batcher.submit("s", A, [JOB])
+    assert evaluator.batches == [("a", 1), ("a", 1)]
+    batcher.close()
+
+
+async def test_a_failing_round_fails_alone() -> None:
+    gate = Gate()
+    poison = job(99, PLAN)
+
+    class Picky(InstantEvaluator):
+        def evaluate(self, layer: EncodedLayer, jobs: Any) -> Any:
+            gate()
+            if any(each is poison for each in jobs):
+                raise MemoryError if len(jobs) == 2 else ValueError("bad job")
+            return super().evaluate(layer, jobs)
+
+    batcher = Batcher(Picky(), 100, Metrics())
+    first = asyncio.create_task(batcher.submit("first", A, [JOB]))
+    while batcher.queued_jobs or not gate.begun.is_set():
+        await asyncio.sleep(0.005)
+    good = asyncio.create_task(batcher.submit("good", A, [JOB]))
+    bad = asyncio.create_task(batcher.submit("bad", A, [poison]))
+    await queued(batcher, 2)
+    gate.opened.set()
+    await asyncio.gather(first, good)
+    with pytest.raises(Refusal, match="cannot evaluate") as refused:
+        await bad
+    assert refused.value.proxy_code == "internal"
+    assert "bad job" not in str(refused.value)
+    await batcher.submit("after", A, [JOB])
+    batcher.close()
+
+
+async def test_memory_running_out_is_busy() -> None:
+    def exhausted() -> None:
+        raise MemoryError
+
+    batcher = Batcher(InstantEvaluator(before=exhausted), 100, Metrics())
+    with pytest.raises(Refusal) as refused:
+        await batcher.submit("s", A, [JOB])
+    assert refused.value.proxy_code == "busy"
+    batcher.close()
+
+
+async def test_closing_fails_what_waits_and_refuses_what_comes() -> None:
+    gate = Gate()
+    batcher, _, first = await blocked(gate)
+    waiting = asyncio.create_task(batcher.submit("s", A, [JOB]))
+    await queued(batcher, 1)
+    closing = asyncio.create_task(asyncio.to_thread(batcher.close))
+    with pytest.raises(Refusal, match="shutting down"):
+        await waiting
+    gate.opened.set()
+    await closing
+    await first
+    with pytest.raises(Refusal, match="shutting down"):
+        await batcher.submit("s", A, [JOB])
