@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tracemalloc
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from wire_samples import GOLDEN, LAYER, golden_frames, keys, reply, request
 from fhe_llm.errors import FrameError
 from fhe_llm.params import PRESETS, Preset
 from fhe_llm.wire.frame import (
+    REASONS,
     ErrorFrame,
     EvaluateReply,
     EvaluateRequest,
@@ -229,3 +231,18 @@ def test_the_room_imports_neither_tenseal_nor_its_neighbours() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_specification_names_every_preset_and_reason() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "wire-format.md").read_text("utf-8")
+    for preset in PRESETS.values():
+        assert all(str(prime) in page for prime in preset.primes)
+        sizes = (
+            request(preset),
+            request(preset, seeded=True),
+            reply(preset, limbs=preset.reply_limbs),
+            keys(preset),
+        )
+        for frame, name in zip(sizes, (LAYER, LAYER, "", ""), strict=True):
+            assert f"{len(encode(frame)) - len(name):,}" in page
+    assert all(f"| `{reason}` |" in page for reason in REASONS)
