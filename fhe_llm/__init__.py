@@ -1,1 +1,52 @@
-"""fhe_llm."""
+"""Encrypted LLM inference: the client holds the key, an untrusted proxy holds the weights.
+
+Start with :class:`EncryptedLLM`; its answers carry a :class:`PrivacyReceipt`. Names load when first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fhe_llm.answer import Answer, Chunk
+    from fhe_llm.client.keys import KeyRing
+    from fhe_llm.client.sampling import SamplingParams
+    from fhe_llm.errors import FheLlmError
+    from fhe_llm.llm import EncryptedLLM
+    from fhe_llm.params import PRESETS, Preset
+    from fhe_llm.receipt import PrivacyReceipt
+
+_HOMES = {
+    "PRESETS": "params",
+    "Answer": "answer",
+    "Chunk": "answer",
+    "EncryptedLLM": "llm",
+    "FheLlmError": "errors",
+    "KeyRing": "client.keys",
+    "Preset": "params",
+    "PrivacyReceipt": "receipt",
+    "SamplingParams": "client.sampling",
+}
+
+__all__ = [
+    "PRESETS",
+    "Answer",
+    "Chunk",
+    "EncryptedLLM",
+    "FheLlmError",
+    "KeyRing",
+    "Preset",
+    "PrivacyReceipt",
+    "SamplingParams",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from fhe_llm.receipt import PrivacyReceipt, html_table
@@ -30,6 +30,11 @@ class Phases:
     def __sub__(self, earlier: Phases) -> Phases:
         mine, theirs = asdict(self), asdict(earlier)
         return Phases(**{name: mine[name] - theirs[name] for name in mine})
+
+    def with_model(self, seconds: float) -> Phases:
+        """The same, with ``model`` what is left of ``seconds`` of wall clock."""
+        others = replace(self, model=0.0)
+        return replace(others, model=max(0.0, seconds - sum(asdict(others).values())))
 
     def __truediv__(self, count: int) -> Phases:
         return Phases(**{name: seconds / count for name, seconds in asdict(self).items()})

@@ -1,0 +1,203 @@
+"""From a prompt to an answer: connect, generate, account for it. No I/O, so that one story serves every driver.
+
+A *conversation* yields routines (run them on a transport, send back the result) and chunks (show them).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from fhe_llm.answer import Answer, AnswerTimings, Chunk, Phases
+from fhe_llm.client.bundles import FetchedBundle, fetch_bundle
+from fhe_llm.client.cipher import Cipher
+from fhe_llm.client.generation import Outcome, Piece, Task, generate
+from fhe_llm.client.keys import KeyRing
+from fhe_llm.client.listing import ModelListing, ProxyLimits
+from fhe_llm.client.sampling import RequestError, SamplingParams
+from fhe_llm.client.session import Session, SessionOptions, SessionStats
+from fhe_llm.client.transport import Patience, list_models
+from fhe_llm.client.transport.operations import Routine
+from fhe_llm.errors import ModelError, ReplyError
+from fhe_llm.models.chat_template import ChatTemplate, Message
+from fhe_llm.models.registry import ClientHalf, client_half
+from fhe_llm.models.tokenizer import IncrementalDecoder, TextTokenizer
+from fhe_llm.progress import Progress, silent
+from fhe_llm.receipt import PrivacyReceipt
+
+Prompt: TypeAlias = str | Sequence[Message]
+"""Text to continue, or the messages of a chat."""
+
+Conversation: TypeAlias = Generator[Routine[Any] | Chunk, Any, None]
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One question and how to answer it; settings are checked by the time this exists."""
+
+    prompt: Prompt
+    params: SamplingParams
+    pad_to: int | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.prompt, str):
+            return
+        messages = list(self.prompt) if isinstance(self.prompt, Sequence) else [None]
+        if not messages or not all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in messages):
+            raise RequestError(
+                "cannot use the messages: each must be a dict with 'role' and 'content', and there must be one. "
+                "Pass a list of them, or a string."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """A model as one proxy serves it, with everything the client needs to use it."""
+
+    model: ModelListing
+    limits: ProxyLimits
+    fetched: FetchedBundle
+    half: ClientHalf
+    tokenizer: TextTokenizer
+    template: ChatTemplate | None
+
+    def prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
+        """Token ids; raises :class:`ModelError` for a chat where the model has no template."""
+        if isinstance(prompt, str):
+            return tuple(self.tokenizer.encode(prompt, add_special=True, parse_special=False))
+        if self.template is None:
+            raise ModelError(
+                f"cannot chat with {self.model.name}: it has no chat template. Use generate, or a chat model."
+            )
+        return tuple(self.template.encode(self.tokenizer, prompt))
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What stays the same over all conversations of one client."""
+
+    model: str
+    cache: Path
+    patience: Patience = field(default_factory=Patience)
+    progress: Progress = silent
+
+
+def connect(settings: Settings) -> Routine[Connected]:
+    """Find the model at the proxy and load its client bundle.
+
+    Raises :class:`TransportError`, :class:`ProxyError`, :class:`ModelError`, :class:`DownloadError`.
+    """
+    listing = yield from list_models(patience=settings.patience)
+    model = listing.model(settings.model)
+    fetched = yield from fetch_bundle(
+        model, settings.cache, progress=settings.progress, patience=settings.patience
+    )
+    bundle = fetched.bundle
+    tokenizer = TextTokenizer(bundle.tokenizer)
+    source = bundle.tokenizer.chat_template
+    template = ChatTemplate(source, **_special_texts(bundle, tokenizer)) if source else None
+    return Connected(model, listing.limits, fetched, client_half(bundle), tokenizer, template)
+
+
+def converse(connected: Connected, cipher: Cipher, ask: Ask, settings: Settings) -> Conversation:
+    """Answer ``ask``; the last chunk carries the answer.
+
+    Raises :class:`ContextOverflowError` before anything is sent, then what :meth:`Session.linear` raises.
+    """
+    task = Task(
+        half=connected.half,
+        decoder=IncrementalDecoder(connected.tokenizer),
+        prompt_ids=connected.prompt_ids(ask.prompt),
+        params=ask.params,
+        end_ids=connected.tokenizer.eos_ids,
+        context_length=connected.half.config.context_length,
+        layers=len(connected.model.layers),
+        pad_to=ask.pad_to,
+        progress=settings.progress,
+    )
+    options = SessionOptions(patience=settings.patience, progress=settings.progress)
+    session = Session(cipher, connected.model, connected.limits, options)
+    yield session.open()
+    steps, reply, first = generate(task), None, None
+    try:
+        while True:
+            step = steps.send(reply)
+            if isinstance(step, Piece):
+                first = first or phases(session.stats)
+                yield Chunk(step.text, step.token_ids)
+            reply = None if isinstance(step, Piece) else (yield session.linear(step))
+    except StopIteration as stop:
+        outcome: Outcome = stop.value
+    except ReplyError as error:
+        cipher.retire(f"a reply failed its checks: {error}")
+        raise
+    finally:
+        steps.close()
+        session.close()
+    timings = answer_timings(outcome, first, phases(session.stats))
+    receipt = make_receipt(connected, cipher.ring, task, outcome, session.stats)
+    answer = Answer(
+        text=outcome.text,
+        token_ids=outcome.token_ids,
+        finish_reason=outcome.finish_reason,
+        prompt_tokens=len(task.prompt_ids),
+        timings=timings,
+        receipt=receipt,
+    )
+    yield Chunk(outcome.last.text, outcome.last.token_ids, answer)
+
+
+def phases(stats: SessionStats) -> Phases:
+    """The phases a session has measured so far; ``model`` is what the generation's clock adds."""
+    return Phases(**{f.name: getattr(stats, f.name) for f in fields(Phases) if f.name != "model"})
+
+
+def answer_timings(outcome: Outcome, first: Phases | None, total: Phases) -> AnswerTimings:
+    """Split the wall clock at the first token."""
+    after = len(outcome.token_ids) - 1
+    prefill = first or total
+    decode_seconds = outcome.seconds - outcome.seconds_to_first_token
+    decode = (total - prefill).with_model(decode_seconds)
+    return AnswerTimings(
+        seconds=outcome.seconds,
+        seconds_to_first_token=outcome.seconds_to_first_token,
+        seconds_per_token=decode_seconds / after if after else None,
+        prefill=prefill.with_model(outcome.seconds_to_first_token),
+        decode=decode / after if after else Phases(),
+    )
+
+
+def make_receipt(
+    connected: Connected, ring: KeyRing, task: Task, outcome: Outcome, stats: SessionStats
+) -> PrivacyReceipt:
+    """The receipt of one finished generation."""
+    preset = ring.preset
+    return PrivacyReceipt(
+        guarantee="ciphertext",
+        preset=preset.name,
+        ring_degree=preset.ring_degree,
+        log_qp=preset.log_qp,
+        security_bits=preset.security_bits,
+        security_row=preset.table_row,
+        key_id=ring.key_id.hex() if ring.key_id else "",
+        model=connected.model.name,
+        model_digest=connected.model.model_digest,
+        model_trust=connected.fetched.trust,
+        rounds=stats.rounds,
+        bytes_up=stats.bytes_up,
+        bytes_down=stats.bytes_down,
+        seconds=outcome.seconds,
+        prompt_tokens_seen=task.padded_length,
+        generated_tokens_seen=len(outcome.token_ids),
+        layers_seen=len(stats.layers_seen),
+        precision_log2=stats.precision_log2,
+        pad_to=task.pad_to,
+    )
+
+
+def _special_texts(bundle: Any, tokenizer: TextTokenizer) -> dict[str, str]:
+    """The special tokens a chat template may name."""
+    ids = {"bos_token": bundle.tokenizer.bos_id, "eos_token": next(iter(bundle.tokenizer.eos_ids), None)}
+    return {name: tokenizer.decode([i], skip_special=False) for name, i in ids.items() if i is not None}

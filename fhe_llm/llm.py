@@ -1,0 +1,273 @@
+"""``EncryptedLLM``: ask a model that runs on somebody else's machine, without that machine reading along.
+
+Everything a generation does is in ``client.conversation``; here are the settings and the two drivers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Literal, Self, TypeVar, cast
+
+from fhe_llm import progress as progress_bars
+from fhe_llm.answer import Answer, Chunk
+from fhe_llm.client.cipher import Cipher
+from fhe_llm.client.conversation import Ask, Connected, Conversation, Prompt, Settings, connect, converse
+from fhe_llm.client.keys import KeyRing
+from fhe_llm.client.sampling import RequestError, SamplingParams
+from fhe_llm.client.transport import (
+    AsyncHttpTransport,
+    AsyncTransport,
+    Endpoint,
+    HttpTransport,
+    Patience,
+    Transport,
+)
+from fhe_llm.errors import KeyRingError, ParameterError, ProxyError
+from fhe_llm.models.resolve import cache_root
+from fhe_llm.params import preset as find_preset
+from fhe_llm.progress import Progress
+
+T = TypeVar("T")
+DEFAULT_URL: Final = "http://127.0.0.1:8080"
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    """A key ring and the cipher that keeps encryptions of zero ready under it."""
+
+    ring: KeyRing
+    cipher: Cipher
+
+
+class EncryptedLLM:
+    """A model behind an untrusted proxy. The first use connects, makes or loads the key and uploads evaluation keys.
+
+    ``keys`` is a :class:`KeyRing`, the path of a saved one, or None for a fresh key that lives as long as this
+    object. ``transport`` "auto" prefers a WebSocket, "http" uses POST only; an object serves sync or async calls, as
+    its kind is. Threads and tasks may share one object: each generation has a session of its own. Closing or
+    cancelling a stream stops its work and leaves the object usable.
+    """
+
+    def __init__(
+        self,
+        model: str = "smollm2-135m",
+        base_url: str = DEFAULT_URL,
+        *,
+        keys: KeyRing | str | Path | None = None,
+        passphrase: str | None = None,
+        api_key: str | None = None,
+        preset: str = "default",
+        timeout: float = 300.0,
+        max_retries: int = 5,
+        transport: Literal["auto", "http"] | Transport | AsyncTransport = "auto",
+        cache_dir: str | Path | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Checks what can be checked without network. Raises :class:`TransportError` (URL, API key),
+        :class:`ParameterError` (preset), :class:`RequestError`, and what :meth:`KeyRing.load` raises."""
+        if not (timeout > 0 and max_retries >= 0):
+            raise RequestError(
+                "cannot use the timeout or max_retries: they must not be negative. Change them."
+            )
+        self._endpoint = Endpoint(base_url, api_key, read_seconds=timeout, websocket=transport != "http")
+        self._given = not isinstance(transport, str)
+        if isinstance(transport, str) and transport not in ("auto", "http"):
+            raise RequestError(f"cannot use transport {transport!r}: it is not known. Use 'auto' or 'http'.")
+        self._settings = Settings(
+            model=model,
+            cache=cache_root(Path(cache_dir) if cache_dir is not None else None),
+            patience=Patience(attempts=max_retries + 1),
+            progress=progress or progress_bars.bar(),
+        )
+        self._preset = find_preset(preset).name
+        self._own_key = keys is None
+        self._key = None if keys is None else _usable(_ring(keys, passphrase), self._preset)
+        self._lock = threading.Lock()
+        self._connected: Connected | None = None
+        self._sync: Transport | None = None
+        self._async: tuple[asyncio.AbstractEventLoop | None, AsyncTransport] | None = None
+        if not isinstance(transport, str):
+            if hasattr(transport, "aclose"):
+                self._async = None, cast(AsyncTransport, transport)
+            else:
+                self._sync = transport
+
+    @property
+    def key_ring(self) -> KeyRing:
+        """The key in use; a fresh one where this object makes its own and has none, or has retired it."""
+        return self._current_key().ring
+
+    def generate(self, prompt: str, *, pad_to: int | None = None, **params: Any) -> Answer:
+        """Continue a text. ``params`` are those of :class:`SamplingParams`; ``pad_to`` hides the prompt's length up
+        to a multiple of it. Raises :class:`FheLlmError` subclasses; a bad parameter before anything is sent."""
+        return _answer_of(list(self.stream(prompt, pad_to=pad_to, **params)))
+
+    def chat(self, messages: Prompt, *, pad_to: int | None = None, **params: Any) -> Answer:
+        """The model's turn in a chat: dicts with ``role`` and ``content``, or a string for a single question."""
+        return self.generate(_as_messages(messages), pad_to=pad_to, **params)  # type: ignore[arg-type]
+
+    def stream(self, prompt: Prompt, *, pad_to: int | None = None, **params: Any) -> Iterator[Chunk]:
+        """:meth:`generate` for a string, :meth:`chat` for messages, chunk by chunk as tokens decrypt."""
+        return self._drive(self._ask(prompt, pad_to, params))
+
+    async def agenerate(self, prompt: str, *, pad_to: int | None = None, **params: Any) -> Answer:
+        """:meth:`generate` on an event loop."""
+        return _answer_of([chunk async for chunk in self.astream(prompt, pad_to=pad_to, **params)])
+
+    async def achat(self, messages: Prompt, *, pad_to: int | None = None, **params: Any) -> Answer:
+        """:meth:`chat` on an event loop."""
+        return await self.agenerate(_as_messages(messages), pad_to=pad_to, **params)  # type: ignore[arg-type]
+
+    def astream(self, prompt: Prompt, *, pad_to: int | None = None, **params: Any) -> AsyncIterator[Chunk]:
+        """:meth:`stream` on an event loop."""
+        return self._adrive(self._ask(prompt, pad_to, params))
+
+    def close(self) -> None:
+        """Close connections of sync calls and wipe a key of our own. Async users call :meth:`aclose`."""
+        if self._sync is not None and not self._given:
+            self._sync.close()
+            self._sync = None
+        self._forget_key()
+
+    async def aclose(self) -> None:
+        """:meth:`close`, and the connections of async calls."""
+        if self._async is not None and not self._given:
+            await self._async[1].aclose()
+            self._async = None
+        self.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"EncryptedLLM(model={self._settings.model!r}, base_url={self._endpoint.base_url!r})"
+
+    def _drive(self, conversation: Conversation) -> Iterator[Chunk]:
+        transport = self._sync_transport()
+        with closing(conversation):
+            step = next(conversation, None)
+            while step is not None:
+                if isinstance(step, Chunk):
+                    yield step
+                step = _advance(conversation, None if isinstance(step, Chunk) else transport.run(step))
+
+    async def _adrive(self, conversation: Conversation) -> AsyncIterator[Chunk]:
+        transport = self._async_transport()
+        with closing(conversation):
+            step = await _in_thread(lambda: next(conversation, None))
+            while step is not None:
+                if isinstance(step, Chunk):
+                    yield step
+                result = None if isinstance(step, Chunk) else await transport.run(step)
+                step = await _in_thread(_advance, conversation, result)
+
+    def _ask(self, prompt: Prompt, pad_to: int | None, params: dict[str, Any]) -> Conversation:
+        """Check everything that needs no network, now; the conversation itself starts with its first step."""
+        return self._conversation(Ask(prompt, SamplingParams.of(**params), pad_to))
+
+    def _conversation(self, ask: Ask) -> Conversation:
+        if self._connected is None:
+            self._connected = yield connect(self._settings)
+        try:
+            yield from converse(self._connected, self._current_key().cipher, ask, self._settings)
+        except ProxyError:
+            self._connected = None  # the proxy may serve something else by now: look again next time
+            raise
+
+    def _current_key(self) -> _Key:
+        with self._lock:
+            if self._own_key and (self._key is None or self._key.ring.retired):
+                self._key = _usable(KeyRing.generate(self._preset), self._preset)
+            if self._key is None:
+                raise KeyRingError("cannot use the key: this object was closed. Make a new one.")
+            return self._key
+
+    def _forget_key(self) -> None:
+        with self._lock:
+            key, self._key = self._key, None
+        if key is not None and self._own_key:
+            key.ring.wipe()
+
+    def _sync_transport(self) -> Transport:
+        with self._lock:
+            if self._sync is None:
+                self._refuse_given("async")
+                self._sync = HttpTransport(self._endpoint)
+            return self._sync
+
+    def _async_transport(self) -> AsyncTransport:
+        loop = asyncio.get_running_loop()
+        if self._async is None or self._async[0] not in (None, loop):
+            self._refuse_given("blocking")
+            self._async = (
+                loop,
+                AsyncHttpTransport(self._endpoint),
+            )  # connections belong to the loop that opened them
+        return self._async[1]
+
+    def _refuse_given(self, kind: str) -> None:
+        if self._given:
+            other = "async" if kind == "async" else "blocking"
+            raise RequestError(f"cannot make this call: the transport is {kind}. Use the {other} methods.")
+
+
+def _advance(conversation: Conversation, result: Any) -> Any:
+    """The next routine or chunk; None at the end."""
+    try:
+        return conversation.send(result)
+    except StopIteration:
+        return None
+
+
+async def _in_thread(call: Callable[..., T], *arguments: Any) -> T:
+    """Run a step of the client half off the event loop; a cancelled task still waits for the step to end, because
+    a generator cannot be closed while it runs."""
+    step = asyncio.ensure_future(asyncio.to_thread(call, *arguments))
+    try:
+        return await asyncio.shield(step)
+    except asyncio.CancelledError:
+        await asyncio.wait([step])
+        raise
+
+
+def _answer_of(chunks: list[Chunk]) -> Answer:
+    """The answer the last chunk carries."""
+    answer = chunks[-1].answer
+    assert answer is not None  # noqa: S101  a conversation that ends without raising ends with its answer
+    return answer
+
+
+def _as_messages(messages: Prompt) -> Prompt:
+    return [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
+
+
+def _ring(keys: KeyRing | str | Path, passphrase: str | None) -> KeyRing:
+    return keys if isinstance(keys, KeyRing) else KeyRing.load(keys, passphrase=passphrase)
+
+
+def _usable(ring: KeyRing, preset: str) -> _Key:
+    if ring.preset.name != preset:
+        raise ParameterError(
+            f"cannot use a key for preset {ring.preset.name!r} with preset {preset!r}: they differ. "
+            f"Pass preset={ring.preset.name!r}, or make another key."
+        )
+    return _Key(ring, Cipher(ring))
