@@ -39,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    uvicorn_log = logging.getLogger("uvicorn.error")
+    uvicorn_log.setLevel(logging.WARNING)  # its information lines repeat ours, with query strings
+    uvicorn_log.addFilter(lambda record: "without completing handshake" not in record.getMessage())
     try:
         settings = Settings(**chosen)
         guarded_by_keys = bool(settings.accepted_api_keys())
