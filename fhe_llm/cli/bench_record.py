@@ -1,0 +1,105 @@
+"""What every benchmark record carries beside its figures: where, when and with what it was measured."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from fhe_llm.params import Preset
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Seconds of repeated runs."""
+
+    median: float
+    minimum: float
+    maximum: float
+    runs: int
+
+
+def spread(seconds: Sequence[float]) -> Spread:
+    """Median and range of at least one run."""
+    return Spread(statistics.median(seconds), min(seconds), max(seconds), len(seconds))
+
+
+def timed(run: Callable[[], object], repeats: int) -> Spread:
+    """Time ``run`` after one warm-up call."""
+    run()
+    seconds = []
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - begun)
+    return spread(seconds)
+
+
+def record(name: str, preset: Preset, figures: dict[str, Any]) -> dict[str, Any]:
+    """The figures with commit, parameters, device and date."""
+    return {
+        "benchmark": name,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "version": _version("fhe-llm"),
+        "commit": _commit(),
+        "device": {"cpu": cpu_name(), "cores": usable_cores(), "machine": platform.machine(), "gpu": None},
+        "software": {
+            "python": platform.python_version(),
+            **{p: _version(p) for p in ("numpy", "numba", "tenseal")},
+        },
+        "preset": {
+            "name": preset.name,
+            "ring_degree": preset.ring_degree,
+            "prime_bits": list(preset.prime_bits),
+            "log_input_scale": preset.log_input_scale,
+            "security_bits": preset.security_bits,
+        },
+        **figures,
+    }
+
+
+def plain(value: Spread) -> dict[str, Any]:
+    """A spread as plain data."""
+    return asdict(value)
+
+
+def cpu_name() -> str:
+    """The processor as the system names it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return platform.processor() or "unknown"
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown"
+    )
+
+
+def usable_cores() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of the source tree this module lies in; None for an installed package."""
+    here = Path(__file__).resolve().parent
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None
