@@ -23,8 +23,6 @@ MAX_KEY_BYTES = 128 << 20
 """No preset and plan need evaluation keys anywhere near this size."""
 REQUESTS_PER_SOCKET = 8
 """Rounds one WebSocket may have in flight; beyond them the proxy stops reading that socket."""
-SEND_SECONDS = 30.0
-"""A client that does not read its reply for this long loses the socket."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import uvicorn
 from fastapi import FastAPI
 
-from fhe_llm_server.http_protocol import guarded
+from fhe_llm_server.guarded_protocols import GuardedWebSocket, guarded_http
 from fhe_llm_server.settings import Settings
 
 GRACE_SECONDS = 10
@@ -63,8 +63,8 @@ def config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     """The uvicorn configuration."""
     return uvicorn.Config(
         app,
-        http=guarded(settings.max_connections + SPARE_CONNECTIONS),
-        ws="websockets-sansio",
+        http=guarded_http(settings.max_connections + SPARE_CONNECTIONS),
+        ws=GuardedWebSocket,
         ws_max_size=settings.max_body_bytes,
         ws_per_message_deflate=False,
         lifespan="on",

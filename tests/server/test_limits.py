@@ -8,15 +8,17 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from pydantic import SecretStr
-from rounds_kit import InstantEvaluator, LiveProxy, live, make_settings, wait_until
-from websockets.exceptions import InvalidStatus
+from rounds_kit import InstantEvaluator, LiveProxy, live, make_settings, request_frame, wait_until
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from fhe_llm_server import http_protocol, limits
+from fhe_llm.wire import frame as wire
+from fhe_llm_server import guarded_protocols, limits
 
 MOST = 100_000
 
@@ -94,7 +96,7 @@ def test_a_body_that_trickles_is_given_up(small: LiveProxy, monkeypatch: pytest.
 
 
 def test_a_head_that_never_ends_is_cut(small: LiveProxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(guarded_protocols, "HEAD_SECONDS", 0.3)
     for start in (b"", b"GET /healthz HT"):
         with socket.create_connection(("127.0.0.1", small.port), timeout=10) as connection:
             connection.sendall(start)
@@ -123,6 +125,18 @@ def test_connections_are_bounded_and_health_checks_get_through(small: LiveProxy)
         assert b'"busy"' in (refused.value.response.body or b"")
         assert httpx.get(f"{small.url}/readyz").status_code == 200
     wait_until(lambda: httpx.get(f"{small.url}/v1/models").status_code == 200)
+
+
+def test_a_peer_that_does_not_read_is_cut_and_others_are_served(
+    proxy: LiveProxy, listing: dict[str, Any], key: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guarded_protocols, "SEND_SECONDS", 0.3)
+    request = wire.encode(request_frame(listing, key, jobs=64))
+    with contextlib.suppress(ConnectionClosed), connect(proxy.ws_url, max_size=None, max_queue=1) as deaf:
+        for _ in range(100):
+            deaf.send(request)
+        pytest.fail("the proxy went on reading from a peer that does not read")
+    assert httpx.post(f"{proxy.url}/v1/evaluate", content=request, timeout=60).status_code == 200
 
 
 def test_raw_connections_are_bounded(small: LiveProxy) -> None:
