@@ -7,14 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import httpx
 import typer
 
-from fhe_llm import progress
-from fhe_llm.cli.proxy_process import ProxyProcess
-from fhe_llm.client.sampling import RequestError
+if TYPE_CHECKING:
+    from fhe_llm.cli.proxy_process import ProxyProcess
 
 DEFAULT_MODEL: Final = "smollm2-135m"
 _CONTROLS: Final = dict.fromkeys([*range(0x09), 0x0B, 0x0C, *range(0x0D, 0x20), *range(0x7F, 0xA0)])
@@ -37,12 +35,17 @@ def served(
     if base_url is not None:
         yield Served(base_url, model)
         return
+    from fhe_llm import progress
+    from fhe_llm.cli.proxy_process import ProxyProcess
+
     with ProxyProcess(model, preset=preset, data_dir=data_dir, progress=progress.bar()) as process:
         yield Served(process.base_url, _only_model(process.base_url), process)
 
 
 def read_prompt(prompt: str) -> str:
     """``prompt``, or standard input for ``-``: a prompt on a command line is visible to every user of the machine."""
+    from fhe_llm.client.sampling import RequestError
+
     text = sys.stdin.read().removesuffix("\n") if prompt == "-" else prompt
     if not text:
         raise RequestError("cannot ask: the prompt is empty. Write one, or pipe one into '-'.")
@@ -58,5 +61,7 @@ def show(text: str) -> None:
 
 def _only_model(base_url: str) -> str:
     """A proxy of ours serves one model, under the name its files give."""
+    import httpx
+
     listing = httpx.get(f"{base_url}/v1/models", timeout=30.0, trust_env=False).json()
     return str(listing["models"][0]["name"])

@@ -64,7 +64,7 @@ def default_threads() -> int:
 
 def _prepare(ring: KeyRing, weights: NDArray[np.float32], threads: int) -> _Parts:
     plan = plan_linear(ring.preset, *weights.shape)
-    frame = wire.decode(ring.evaluation_keys(galois_elements(ring.preset, [plan])).frame)
+    frame = wire.decode(ring.evaluation_keys(galois_elements(ring.preset, [plan]) or (3,)).frame)
     if not isinstance(frame, wire.KeyFrame):
         raise FrameError("cannot use the evaluation keys: they are not a key frame. Report this as a bug.")
     evaluator = CpuEvaluator(ring.preset, threads)
