@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fhe_llm.cli import asking
 from fhe_llm.cli.keys import load_keys
 from fhe_llm.cli.reporting import echo_json, reported
+
+if TYPE_CHECKING:
+    from fhe_llm.answer import Chunk
 
 
 @reported
@@ -43,45 +48,43 @@ def generate(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Ask the model; the proxy sees ciphertexts only."""
+    from fhe_llm.client.sampling import SamplingParams
     from fhe_llm.llm import EncryptedLLM
 
-    params: dict[str, Any] = {
-        "max_tokens": max_tokens,
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "seed": seed,
-        "stop": tuple(stop or ()),
-        "repetition_penalty": repetition_penalty,
-    }
-    check_params(params)
+    params = SamplingParams.of(
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+        stop=stop,
+        repetition_penalty=repetition_penalty,
+    )
     text = asking.read_prompt(prompt)
     ring = load_keys(keys)
     with (
         asking.served(base_url, model, preset) as proxy,
         EncryptedLLM(proxy.model, proxy.base_url, keys=ring, api_key=api_key, preset=preset) as llm,
     ):
-        for chunk in llm.stream(text if raw else messages(text, system), pad_to=pad_to, **params):
-            if not as_json:
-                asking.show(chunk.text)
-            answer = chunk.answer
-    if answer is None:
-        return
-    if as_json:
-        echo_json(answer.to_dict())
-    else:
-        typer.echo()
-        typer.echo(str(answer.receipt), err=True)
+        chunks = llm.stream(text if raw else messages(text, system), pad_to=pad_to, **asdict(params))
+        show_answer(chunks, as_json=as_json)
+
+
+def show_answer(chunks: Iterator[Chunk], *, as_json: bool) -> None:
+    """Text as it arrives, then the receipt on standard error; or one object at the end."""
+    for chunk in chunks:
+        if not as_json:
+            asking.show(chunk.text)
+        if chunk.answer is None:
+            continue
+        if as_json:
+            echo_json(chunk.answer.to_dict())
+        else:
+            typer.echo()
+            typer.echo(str(chunk.answer.receipt), err=True)
 
 
 def messages(question: str, system: str | None = None) -> list[dict[str, str]]:
     """A chat of one question."""
     before = [{"role": "system", "content": system}] if system is not None else []
     return [*before, {"role": "user", "content": question}]
-
-
-def check_params(params: dict[str, Any]) -> None:
-    """Refuse a bad setting before a proxy is started for it."""
-    from fhe_llm.client.sampling import SamplingParams
-
-    SamplingParams.of(**params)

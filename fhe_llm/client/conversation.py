@@ -101,12 +101,9 @@ def connect(settings: Settings) -> Routine[Connected]:
     return Connected(model, listing.limits, fetched, client_half(bundle), tokenizer, template)
 
 
-def converse(connected: Connected, cipher: Cipher, ask: Ask, settings: Settings) -> Conversation:
-    """Answer ``ask``; the last chunk carries the answer.
-
-    Raises :class:`ContextOverflowError` before anything is sent, then what :meth:`Session.linear` raises.
-    """
-    task = Task(
+def make_task(connected: Connected, ask: Ask, progress: Progress) -> Task:
+    """The generation that answers ``ask``; raises :class:`ContextOverflowError`, :class:`RequestError`."""
+    return Task(
         half=connected.half,
         decoder=IncrementalDecoder(connected.tokenizer),
         prompt_ids=connected.prompt_ids(ask.prompt),
@@ -115,8 +112,16 @@ def converse(connected: Connected, cipher: Cipher, ask: Ask, settings: Settings)
         context_length=connected.half.config.context_length,
         layers=len(connected.model.layers),
         pad_to=ask.pad_to,
-        progress=settings.progress,
+        progress=progress,
     )
+
+
+def converse(connected: Connected, cipher: Cipher, ask: Ask, settings: Settings) -> Conversation:
+    """Answer ``ask``; the last chunk carries the answer.
+
+    Raises :class:`ContextOverflowError` before anything is sent, then what :meth:`Session.linear` raises.
+    """
+    task = make_task(connected, ask, settings.progress)
     options = SessionOptions(patience=settings.patience, progress=settings.progress)
     session = Session(cipher, connected.model, connected.limits, options)
     yield session.open()
