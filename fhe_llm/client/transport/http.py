@@ -119,7 +119,7 @@ class HttpTransport:
                 return self._socket.exchange(call)
             except NoWebSocket as cause:
                 _LOG.info("no WebSocket (%s): using POST", cause)
-                self._socket = None
+                self._socket = self._socket if cause.passing else None
             finally:
                 self._socket_lock.release()
         answer = self._call(_as_post(call))
@@ -181,7 +181,7 @@ class AsyncHttpTransport:
                     return await self._socket.exchange(call)
                 except NoWebSocket as cause:
                     _LOG.info("no WebSocket (%s): using POST", cause)
-                    self._socket = None
+                    self._socket = self._socket if cause.passing else None
         answer = await self._call(_as_post(call))
         if call.meanwhile is not None:
             call.meanwhile()

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from websockets.asyncio.client import ClientConnection as AsyncConnection
 from websockets.asyncio.client import connect as connect_async
-from websockets.exceptions import InvalidHandshake, InvalidURI, WebSocketException
+from websockets.exceptions import (
+    InvalidHandshake,
+    InvalidMessage,
+    InvalidStatus,
+    InvalidURI,
+    WebSocketException,
+)
 from websockets.sync.client import ClientConnection, connect
 
 from fhe_llm.client.transport.operations import MAX_ANSWER_BYTES, Answer, Round, Unreachable
@@ -20,11 +26,16 @@ from fhe_llm.client.transport.operations import MAX_ANSWER_BYTES, Answer, Round,
 if TYPE_CHECKING:
     from fhe_llm.client.transport.http import Endpoint
 
+_PASSING_STATUS: Final = {429, 502, 503, 504}
 _FAILURES: Final = (WebSocketException, OSError, EOFError, TimeoutError)
 
 
 class NoWebSocket(Exception):  # noqa: N818  a fact about the route; the transport falls back to POST
-    """The address answers HTTP, but does not accept a WebSocket."""
+    """The address answers HTTP, but does not accept a WebSocket: now (``passing``) or at all."""
+
+    def __init__(self, cause: InvalidHandshake | InvalidURI) -> None:
+        super().__init__(str(cause))
+        self.passing = isinstance(cause, InvalidStatus) and cause.response.status_code in _PASSING_STATUS
 
 
 class Socket:
@@ -60,7 +71,7 @@ class Socket:
     def _open(self) -> ClientConnection:
         e = self._endpoint
         try:
-            self._connection = connect(
+            connection = connect(
                 e.socket_url,
                 additional_headers=e.headers,
                 compression=None,
@@ -70,8 +81,12 @@ class Socket:
                 ping_interval=None,
                 **_tls(e.socket_url, e.tls),
             )
+            # entered here, left by close(): the connection outlives this call
+            self._connection = contextlib.ExitStack().enter_context(connection)
+        except InvalidMessage:
+            raise
         except (InvalidHandshake, InvalidURI) as error:
-            raise NoWebSocket(str(error)) from None
+            raise NoWebSocket(error) from None
         return self._connection
 
 
@@ -123,8 +138,10 @@ class AsyncSocket:
                 ping_interval=None,
                 **_tls(e.socket_url, e.tls),
             )
+        except InvalidMessage:
+            raise
         except (InvalidHandshake, InvalidURI) as error:
-            raise NoWebSocket(str(error)) from None
+            raise NoWebSocket(error) from None
         return self._connection
 
 
