@@ -1,0 +1,62 @@
+"""Folders are trust boundaries: who may import whom (docs and README draw the same picture)."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CLIENT_MAY_USE = {"plan", "rns", "encoding", "ntt"}
+
+
+def imports(path: Path) -> set[str]:
+    """Every module a file imports, at any depth, with ``from a import b`` counted as a and a.b."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def files(folder: str) -> list[Path]:
+    found = sorted((ROOT / folder).rglob("*.py"))
+    assert found
+    return found
+
+
+@pytest.mark.parametrize(
+    "folder", ["fhe_llm/evaluator", "fhe_llm/wire", "fhe_llm/models", "server/fhe_llm_server"]
+)
+def test_the_untrusted_side_knows_neither_seal_nor_the_client(folder: str) -> None:
+    for path in files(folder):
+        for name in imports(path):
+            assert not name.startswith(("tenseal", "fhe_llm.client", "fhe_llm.llm")), (
+                f"{path.name} imports {name}"
+            )
+
+
+def test_only_the_client_and_the_benchmark_against_it_import_tenseal() -> None:
+    users = {
+        p.relative_to(ROOT).as_posix()
+        for p in files("fhe_llm")
+        if any(n.startswith("tenseal") for n in imports(p))
+    }
+    assert all(u.startswith("fhe_llm/client/") or u == "fhe_llm/cli/bench_product.py" for u in users)
+
+
+def test_the_client_uses_only_the_layout_and_the_arithmetic_of_the_evaluator() -> None:
+    for path in files("fhe_llm/client"):
+        for name in imports(path):
+            assert not name.startswith("fhe_llm_server"), f"{path.name} imports {name}"
+            if name.startswith("fhe_llm.evaluator."):
+                assert name.split(".")[2] in CLIENT_MAY_USE, f"{path.name} imports {name}"
+
+
+@pytest.mark.parametrize("folder", ["fhe_llm", "server/fhe_llm_server"])
+def test_nothing_unpickles(folder: str) -> None:
+    for path in files(folder):
+        assert not {"pickle", "marshal", "shelve", "dill", "joblib"} & imports(path), path.name
