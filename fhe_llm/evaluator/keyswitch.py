@@ -286,9 +286,8 @@ def rotate_hoisted(c0, digits, key, k, out, w, t):  # type: ignore[no-untyped-de
     key_multiply(digits, key, k, w.switched, True, t)
     mod_down(w.switched[0], out[0], w, t)
     mod_down(w.switched[1], out[1], w, t)
-    limbs, n = c0.shape
     whole = np.ascontiguousarray(c0)
-    for limb in range(limbs):
+    for limb in range(whole.shape[0]):
         shift_add(whole[limb], out[0, limb], k, t.q[limb])
 
 

@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from llvmlite import ir
 from numba import types
-from numba.core.extending import intrinsic, models, register_model
+from numba.core.extending import models, register_model
 
-from fhe_llm.evaluator.views import contiguous
+from fhe_llm.evaluator.views import contiguous, intrinsic
 
 WORDS: Final = 16
 """Lanes of a vector of words."""
@@ -26,14 +26,14 @@ _I32, _I64 = ir.IntType(32), ir.IntType(64)
 _WORDS_IR, _SUMS_IR = ir.VectorType(_I32, WORDS), ir.VectorType(_I64, SUMS)
 
 
-class WordsType(types.Type):  # type: ignore[misc]
+class WordsType(types.Type):
     """Sixteen uint32."""
 
     def __init__(self) -> None:
         super().__init__(name="Words16")
 
 
-class SumsType(types.Type):  # type: ignore[misc]
+class SumsType(types.Type):
     """Eight uint64."""
 
     def __init__(self) -> None:
@@ -44,18 +44,19 @@ words_type, sums_type = WordsType(), SumsType()
 
 
 @register_model(WordsType)
-class _WordsModel(models.PrimitiveModel):  # type: ignore[misc]
+class _WordsModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any) -> None:
         super().__init__(manager, kind, _WORDS_IR)
 
 
 @register_model(SumsType)
-class _SumsModel(models.PrimitiveModel):  # type: ignore[misc]
+class _SumsModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any) -> None:
         super().__init__(manager, kind, _SUMS_IR)
 
 
-def _address(context: Any, builder: Any, kind: Any, array: Any, offset: Any, vector: Any) -> Any:
+def _address(context: Any, builder: Any, kind: Any, operands: Any, vector: Any) -> Any:
+    array, offset = operands
     data = context.make_array(kind)(context, builder, array).data
     return builder.bitcast(builder.gep(data, [offset]), vector.as_pointer())
 
@@ -76,7 +77,7 @@ def load(typing_context, array, offset):  # type: ignore[no-untyped-def]
     contiguous(array)
 
     def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        return builder.load(_address(context, builder, signature.args[0], *arguments, _WORDS_IR), align=4)
+        return builder.load(_address(context, builder, signature.args[0], arguments, _WORDS_IR), align=4)
 
     return words_type(array, types.int64), codegen
 
@@ -88,7 +89,7 @@ def store(typing_context, array, offset, value):  # type: ignore[no-untyped-def]
 
     def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         array, offset, value = arguments
-        address = _address(context, builder, signature.args[0], array, offset, _WORDS_IR)
+        address = _address(context, builder, signature.args[0], (array, offset), _WORDS_IR)
         builder.store(value, address, align=4)
         return context.get_dummy_value()
 
@@ -153,7 +154,9 @@ def _upper(builder: Any, x: Any) -> Any:
     return builder.lshr(x, ir.Constant(_SUMS_IR, [32] * SUMS))
 
 
-even = _halves("Words 0, 2, ... in the low halves of 64-bit lanes; the high halves are arbitrary.", lambda _, x: x)
+even = _halves(
+    "Words 0, 2, ... in the low halves of 64-bit lanes; the high halves are arbitrary.", lambda _, x: x
+)
 odd = _halves("Words 1, 3, ... in the low halves of 64-bit lanes.", _upper)
 
 
@@ -176,7 +179,7 @@ def load_wide(typing_context, array, offset):  # type: ignore[no-untyped-def]
 
     def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         vector = ir.VectorType(_I32, SUMS)
-        narrow = builder.load(_address(context, builder, signature.args[0], *arguments, vector), align=4)
+        narrow = builder.load(_address(context, builder, signature.args[0], arguments, vector), align=4)
         return _wide(builder, narrow)
 
     return sums_type(array, types.int64), codegen
@@ -188,7 +191,7 @@ def load_sums(typing_context, array, offset):  # type: ignore[no-untyped-def]
     contiguous(array)
 
     def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        return builder.load(_address(context, builder, signature.args[0], *arguments, _SUMS_IR), align=8)
+        return builder.load(_address(context, builder, signature.args[0], arguments, _SUMS_IR), align=8)
 
     return sums_type(array, types.int64), codegen
 
@@ -200,7 +203,7 @@ def store_sums(typing_context, array, offset, value):  # type: ignore[no-untyped
 
     def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         array, offset, value = arguments
-        address = _address(context, builder, signature.args[0], array, offset, _SUMS_IR)
+        address = _address(context, builder, signature.args[0], (array, offset), _SUMS_IR)
         builder.store(value, address, align=8)
         return context.get_dummy_value()
 

@@ -1,9 +1,9 @@
 """Number-theoretic transform kernels: butterflies on contiguous words, a transposition, butterflies on columns.
 
-A transform of N = R * C words runs log2(C) stages whose partners lie at least R words apart. What remains is, for each of
-the C blocks, a polynomial of degree below R modulo X^R - psi^(R e). The blocks become the columns of an [R, C] matrix
-and go through the remaining log2(R) stages together, so that every loop runs over contiguous words. Each column has
-its own twiddles, chosen so that row rev(r) of all columns holds row r of the slot order (see ``rns``).
+A transform of N = R * C words runs log2(C) stages whose partners lie at least R words apart. What remains is, for each
+of the C blocks, a polynomial of degree below R modulo X^R - psi^(R e). The blocks become the columns of an [R, C]
+matrix and go through the remaining log2(R) stages together, so that every loop runs over contiguous words. Each column
+has its own twiddles, chosen so that row rev(r) of all columns holds row r of the slot order (see ``rns``).
 
 Two stages at a time stay in registers. Multiplications by constants are Shoup's (quotient precomputed) and residues
 are lazy: below 4 q on the way forward, below 2 q on the way back (Harvey, "Faster arithmetic for number-theoretic
@@ -219,7 +219,10 @@ def _merge_columns(source, x, order, column, q_word, lazy):  # type: ignore[no-u
                         c, d = load(x, i + 2 * step), load(x, i + 3 * step)
                     else:
                         base = c0 // half * rows * half + c0 % half
-                        a, b = load(source, base + order[row] * half), load(source, base + order[row + 1] * half)
+                        a, b = (
+                            load(source, base + order[row] * half),
+                            load(source, base + order[row + 1] * half),
+                        )
                         c = load(source, base + order[row + 2] * half)
                         d = load(source, base + order[row + 3] * half)
                     a, b = _inverse_pair(a, b, w0, s0, q, q2, lazy)

@@ -32,7 +32,7 @@ COUNTERS: Final = 16 * PHASES + 1
 
 
 class Round(NamedTuple):
-    """The arrays of one pass. J jobs, I inputs in all, S = inputs a job times babies, G groups, O outputs a job, W threads.
+    """The arrays of one pass: J jobs of O outputs, I inputs in all, S = inputs a job times babies, G groups, W threads.
 
     Rotation keys are addresses of [L, 2, M, N] arrays like ``key``; ``giant_keys`` is 0 where a group is not rotated.
     """
@@ -62,7 +62,7 @@ class Round(NamedTuple):
 @njit(nogil=True, cache=True)
 def _decompose(r, task, w, t):  # type: ignore[no-untyped-def]
     """One limb of one input: both parts to slot order, the second part's digit to all primes."""
-    inputs, _, limbs, n = r.inputs.shape
+    _, _, limbs, n = r.inputs.shape
     i, limb = task // limbs, task % limbs
     babies = r.baby_keys.shape[1]
     plain = i * babies * 2 * limbs * n  # baby 0 of input i in ``rotated``, flat
@@ -88,8 +88,7 @@ def _baby(r, task, w, t):  # type: ignore[no-untyped-def]
 @njit(nogil=True, cache=True)
 def _giant(r, task, thread, w, t):  # type: ignore[no-untyped-def]
     """Turn one group's sum into place and add it to this thread's share of its reply."""
-    limbs, n = r.inputs.shape[2:]
-    group_count = r.giant.shape[0]
+    limbs, group_count = r.inputs.shape[2], r.giant.shape[0]
     j, g = task // group_count, task % group_count
     reply = j * (r.replies.shape[0] // r.sums.shape[0]) + r.target[g]
     total, direct = r.sums[j, g], r.direct[thread, reply]

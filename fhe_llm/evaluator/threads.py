@@ -12,7 +12,8 @@ from typing import Any, Final
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
-from numba.core.extending import intrinsic
+
+from fhe_llm.evaluator.views import intrinsic
 
 SPINS_BEFORE_YIELD: Final = 200
 _CLOCK_MONOTONIC: Final = 1

@@ -11,9 +11,8 @@ from typing import Any, Final
 
 from llvmlite import ir
 from numba import types
-from numba.core.extending import intrinsic
 
-from fhe_llm.evaluator.views import contiguous
+from fhe_llm.evaluator.views import contiguous, intrinsic
 
 TILE: Final = 16
 

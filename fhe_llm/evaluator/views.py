@@ -10,9 +10,11 @@ from __future__ import annotations
 from typing import Any
 
 from numba import types
-from numba.core import cgutils
+from numba.core import cgutils, extending
 from numba.core.errors import TypingError
-from numba.core.extending import intrinsic
+
+intrinsic: Any = extending.intrinsic
+"""Numba's decorator without its types: kernels call an intrinsic without the typing context it declares."""
 
 
 def contiguous(array: Any) -> None:
