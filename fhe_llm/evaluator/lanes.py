@@ -46,13 +46,13 @@ words_type, sums_type = WordsType(), SumsType()
 @register_model(WordsType)
 class _WordsModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any) -> None:
-        super().__init__(manager, kind, _WORDS_IR)
+        super().__init__(manager, kind, _WORDS_IR)  # type: ignore[no-untyped-call]
 
 
 @register_model(SumsType)
 class _SumsModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any) -> None:
-        super().__init__(manager, kind, _SUMS_IR)
+        super().__init__(manager, kind, _SUMS_IR)  # type: ignore[no-untyped-call]
 
 
 def _address(context: Any, builder: Any, kind: Any, operands: Any, vector: Any) -> Any:
