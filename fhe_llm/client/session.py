@@ -196,6 +196,7 @@ class Session:
             layer=layer.listing.name,
             words=words,
             seeds=seeds,
+            drop0=0 if seeds is None else self._cipher.drop0,
         )
         return wire.encode(request), scale
 

@@ -20,18 +20,16 @@ from fhe_llm.wire.header import (
     seal_frame,
 )
 from fhe_llm.wire.limbs import (
+    MAX_DROP,
     LimbFormat,
     Words,
     any_transparent,
-    drop_low_bits,
     limb_format,
     pack,
-    restore_low_bits,
     unpack,
 )
 from fhe_llm.wire.request import MAX_JOBS
 
-MAX_DROP: Final = 20
 _FIELDS: Final = struct.Struct("<QHBBBB5I")
 
 
@@ -80,11 +78,7 @@ def encode_reply(frame: EvaluateReply) -> bytes:
     _check_limbs(preset, limbs, frame.drop0, frame.drop1, verb="encode")
     if any_transparent(np.ascontiguousarray(words)):
         raise refuse("a ciphertext has c1 = 0", "transparent", verb="encode")
-    prime, drops = preset.data_primes[0], (frame.drop0, frame.drop1)
-    if any(drops):
-        in_range = bool((words < prime).all())
-        rounded = [drop_low_bits(words[:, :, part], drop, prime) for part, drop in enumerate(drops)]
-        words = np.stack(rounded, axis=2) if in_range else words
+    drops = (frame.drop0, frame.drop1)
     fields = pack_fields(_FIELDS, frame.request_id, jobs, n_out, limbs, *drops, *astuple(frame.timings))
     return seal_frame(Kind.EVALUATE_REPLY, preset, fields, pack(words, _format(preset, limbs, *drops)))
 
@@ -98,8 +92,6 @@ def decode_reply(reader: Reader, preset: Preset, limits: Limits) -> EvaluateRepl
     form = _format(preset, limbs, drop0, drop1)
     payload = reader.rest(jobs * n_out * form.row_bytes(preset.ring_degree))
     words = unpack(payload, (jobs, n_out, 2, limbs, preset.ring_degree), form)
-    restore_low_bits(words[:, :, 0], drop0)
-    restore_low_bits(words[:, :, 1], drop1)
     if any_transparent(words):
         raise refuse("a ciphertext has c1 = 0", "transparent")
     return EvaluateReply(preset, request_id, words, PhaseMicroseconds(*phases), drop0, drop1)

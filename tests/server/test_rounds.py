@@ -20,6 +20,7 @@ from fhe_llm.evaluator.cpu import CpuEvaluator
 from fhe_llm.evaluator.plan import plan_linear
 from fhe_llm.params import preset
 from fhe_llm.wire import frame as wire
+from fhe_llm_server.inputs import ciphertexts
 
 
 def post(proxy: LiveProxy, frame: wire.EvaluateRequest | bytes) -> httpx.Response:
@@ -57,7 +58,7 @@ def direct(proxy: LiveProxy, key: bytes, request: wire.EvaluateRequest) -> list[
     assert isinstance(keys, wire.KeyFrame)
     prepared = evaluator.prepare_keys(EvaluationKeys(keys.preset, keys.elements, keys.words))
     layer = proxy.app.state.proxy.host.ready().layers[request.layer].encoded
-    outputs = [evaluator.evaluate(layer, [Job(prepared, words)])[0][0] for words in request.ciphertexts()]
+    outputs = [evaluator.evaluate(layer, [Job(prepared, words)])[0][0] for words in ciphertexts(request)]
     evaluator.close()
     return outputs
 
@@ -82,7 +83,7 @@ def test_seeded_and_full_requests_answer_alike(proxy: LiveProxy, listing: dict[s
     full = request_frame(listing, key)
     seeds = np.arange(32, dtype=np.uint8).reshape(1, 1, 32)
     seeded = request_frame(listing, key, words=full.words[:, :, :1], seeds=seeds)
-    same = request_frame(listing, key, words=seeded.ciphertexts())
+    same = request_frame(listing, key, words=ciphertexts(seeded))
     first, second = post(proxy, seeded), post(proxy, same)
     assert np.array_equal(reply_of(first.content).words, reply_of(second.content).words)
 
