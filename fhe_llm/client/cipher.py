@@ -88,6 +88,10 @@ class Cipher:
         """Make encryptions of zero ahead, so that ``count`` are ready."""
         (self._seeded if seeded else self._zeros).prepare(count)
 
+    def ready(self, *, seeded: bool) -> int:
+        """Encryptions of zero that wait for a vector."""
+        return len(self._seeded if seeded else self._zeros)
+
     def retire(self, reason: str) -> None:
         """Retire the key ring and forget the encryptions made ahead."""
         self.ring.retire(reason)

@@ -58,13 +58,14 @@ class SecretEngine:
         self._encryptor = sealapi.Encryptor(self._context, self._secret)
         self._decryptor = sealapi.Decryptor(self._context, self._secret)
         self._evaluator = sealapi.Evaluator(self._context)
+        self._first = self._context.first_parms_id()
         self._words = SealWords(self._context, preset)
 
     def zero(self) -> Words:
         """A fresh symmetric encryption of zero, [2, data limbs, N] in NTT form. Cost: one SEAL encryption."""
         with self._exclusive():
             ciphertext = sealapi.Ciphertext()
-            self._encryptor.encrypt_zero_symmetric(self._context.first_parms_id(), ciphertext)
+            self._encryptor.encrypt_zero_symmetric(self._first, ciphertext)
             return self._words.of_ciphertext(ciphertext)
 
     def seeded_zero(self) -> SeededZero:
@@ -79,7 +80,7 @@ class SecretEngine:
         public[1] = seed_expansion.expand(seed, preset)
         with self._exclusive():
             ciphertext = sealapi.Ciphertext()
-            self._encryptor.encrypt_zero_symmetric(self._context.first_parms_id(), ciphertext)
+            self._encryptor.encrypt_zero_symmetric(self._first, ciphertext)
             self._evaluator.sub_inplace(ciphertext, self._words.to_ciphertext(public))
             c0 = self._decrypted(ciphertext, len(preset.data_primes))
         return SeededZero(seed, rns.ntt_inverse(c0, preset.ring_degree, preset.data_primes))

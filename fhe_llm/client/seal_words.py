@@ -30,6 +30,7 @@ class SealWords:
         self._context = context
         self._preset = preset
         self._scratch = ScratchFile()
+        self._buffers: dict[tuple[int, int], seal_memory.Wide] = {}
         self._containers: dict[tuple[int, ...], _Container] = {}
         self.reads_memory = seal_memory.supported() and self._memory_agrees()
 
@@ -54,10 +55,9 @@ class SealWords:
         shape = (limbs, self._preset.ring_degree)
         if self.reads_memory:
             with contextlib.suppress(seal_memory.LayoutError):
-                wide = seal_memory.read_plaintext(plaintext, shape)
-                words = narrow(wide.data, 0, shape, self._preset.primes[:limbs])
-                wide.fill(0)
-                return words
+                wide = self._buffers.setdefault(shape, np.empty(shape, dtype=np.uint64))
+                seal_memory.read_plaintext(plaintext, shape, wide)
+                return _narrowed(wide, self._preset.data_primes[:limbs])
         return self._saved_plaintext(plaintext)
 
     def of_galois_keys(self, keys: Any) -> seal.SealGaloisKeys:
@@ -115,6 +115,28 @@ class _Container:
         ciphertext = sealapi.Ciphertext()
         ciphertext.load(context, self._file.path)
         return ciphertext
+
+
+def _narrowed(wide: seal_memory.Wide, primes: tuple[int, ...]) -> Words:
+    """Words [limbs, N] below their primes out of ``wide``, which is overwritten: it held secrets."""
+    words = np.empty(wide.shape, dtype=np.uint32)
+    if not _narrow(wide, np.array(primes, dtype=np.uint64), words):
+        raise seal_memory.LayoutError("residues")
+    return words
+
+
+@njit(nogil=True, cache=True)
+def _narrow(wide, primes, words):  # type: ignore[no-untyped-def]
+    good = True
+    for limb in range(wide.shape[0]):
+        largest = np.uint64(0)
+        for i in range(wide.shape[1]):
+            word = wide[limb, i]
+            wide[limb, i] = 0
+            largest = max(largest, word)
+            words[limb, i] = np.uint32(word)
+        good &= largest < primes[limb]
+    return good
 
 
 @njit(nogil=True, cache=True)

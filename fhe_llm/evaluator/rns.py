@@ -111,7 +111,8 @@ def primitive_root(prime: int, order: int) -> int:
 def ntt_forward(words: Words, ring_degree: int, primes: tuple[int, ...]) -> Words:
     """Coefficients to SEAL-order NTT; ``words`` is [..., limbs, N], limb l modulo ``primes[l]``; a new array."""
     tables = ring_tables(ring_degree, primes)
-    return np.take(to_slot_order_ntt(words, tables), tables.seal_from_slot, axis=-1)  # 6 x as fast as an index
+    # take: six times as fast as an index
+    return np.take(to_slot_order_ntt(words, tables), tables.seal_from_slot, axis=-1)
 
 
 def ntt_inverse(words: Words, ring_degree: int, primes: tuple[int, ...]) -> Words:

@@ -23,13 +23,13 @@ _PRIME_BITS: Final = 30
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ComposedFormat:
-    """How one preset's coefficients are packed. ``numbers``, uint64: p, q, p^-1 mod q and its Shoup companion,
+    """How one preset's coefficients are packed. ``numbers``, uint32: p, q, p^-1 mod q and its Shoup companion,
     2^30 mod p and mod q with theirs; ``bits`` a coefficient takes after losing ``drop``; all are below ``bound``."""
 
     drop: int
     bits: int
     bound: int
-    numbers: NDArray[np.uint64]
+    numbers: NDArray[np.uint32]
 
     def row_bytes(self, ring_degree: int) -> int:
         """Bytes of one polynomial."""
@@ -49,7 +49,7 @@ def composed_format(preset: Preset, drop: int) -> ComposedFormat:
     numbers = [p, q, inverse, (inverse << 32) // q]
     numbers += [number for prime in (p, q) for number in (head % prime, (head % prime << 32) // prime)]
     bound = ((p * q - 1) >> drop) + 1
-    return ComposedFormat(drop, (p * q).bit_length() - drop, bound, np.array(numbers, dtype=np.uint64))
+    return ComposedFormat(drop, (p * q).bit_length() - drop, bound, np.array(numbers, dtype=np.uint32))
 
 
 def pack_composed(words: Words, form: ComposedFormat) -> NDArray[np.uint8]:
@@ -83,23 +83,38 @@ def unpack_composed(packed: NDArray[np.uint8], shape: tuple[int, int, int], form
 
 @njit(inline="always")
 def _times(x: Any, w: Any, w_shoup: Any, q: Any) -> Any:
-    """x * w mod q for x < 2^32 and w < q, everything uint64 (Shoup's quotient is off by at most one)."""
-    r = x * w - ((x * w_shoup) >> np.uint64(32)) * q
-    return r - q if r >= q else r
+    """x * w mod q for x < 2^32 and w < q, everything uint32 (Shoup's quotient is off by at most one)."""
+    quotient = np.uint32((np.uint64(x) * np.uint64(w_shoup)) >> np.uint64(32))
+    r = np.uint32(np.uint32(x * w) - np.uint32(quotient * q))
+    return min(r, np.uint32(r - q))
+
+
+@njit(inline="always")
+def _below(x: Any, q: Any) -> Any:
+    """x mod q for x < 3 q < 2^32, uint32."""
+    x = min(x, np.uint32(x - q))
+    return min(x, np.uint32(x - q))
 
 
 @njit(cache=True, nogil=True)
 def _pack(words: Any, numbers: Any, drop: Any, bits: Any, bound: Any, packed: Any) -> bool:
+    """Loops apart, so that the arithmetic runs in vectors; only the packing goes word by word."""
     p, q, inverse, inverse_shoup = numbers[0], numbers[1], numbers[2], numbers[3]
     half, full = (np.uint64(1) << drop) >> np.uint64(1), np.uint64(64)
+    values = np.empty(words.shape[2], dtype=np.uint64)
     at, good = 0, True
     for row in range(words.shape[0]):
+        low, high = words[row, 0], words[row, 1]
+        largest_low, largest_high = np.uint32(0), np.uint32(0)
+        for i in range(values.shape[0]):
+            a, b = low[i], high[i]
+            largest_low, largest_high = max(largest_low, a), max(largest_high, b)
+            digit = _times(np.uint32(b + np.uint32(2) * q - a), inverse, inverse_shoup, q)
+            value = (np.uint64(a) + np.uint64(p) * np.uint64(digit) + half) >> drop
+            values[i] = value if value < bound else np.uint64(0)
+        good &= (largest_low < p) & (largest_high < q)
         pending, filled = np.uint64(0), np.uint64(0)
-        for i in range(words.shape[2]):
-            a, b = np.uint64(words[row, 0, i]), np.uint64(words[row, 1, i])
-            good &= (a < p) & (b < q)
-            value = ((a + p * _times(b + np.uint64(2) * q - a, inverse, inverse_shoup, q)) + half) >> drop
-            value = value if value < bound else np.uint64(0)
+        for value in values:
             pending |= value << filled
             filled += bits
             if filled >= full:
@@ -113,21 +128,23 @@ def _pack(words: Any, numbers: Any, drop: Any, bits: Any, bound: Any, packed: An
 @njit(cache=True, nogil=True)
 def _unpack(packed: Any, numbers: Any, drop: Any, bits: Any, bound: Any, words: Any) -> bool:
     p, q = numbers[0], numbers[1]
-    mask, low = (np.uint64(1) << bits) - np.uint64(1), (np.uint64(1) << np.uint64(30)) - np.uint64(1)
+    mask, low = (np.uint64(1) << bits) - np.uint64(1), np.uint32((1 << 30) - 1)
+    values = np.empty(words.shape[2], dtype=np.uint64)
     good, position = True, np.uint64(0)
     for row in range(words.shape[0]):
-        for i in range(words.shape[2]):
+        largest = np.uint64(0)
+        for i in range(values.shape[0]):
             at, shift = position >> np.uint64(6), position & np.uint64(63)
             after = packed[at + np.uint64(1)] << np.uint64(1) << (np.uint64(63) - shift)
             value = ((packed[at] >> shift) | after) & mask
-            good &= value < bound
-            value <<= drop
-            high, rest = value >> np.uint64(30), value & low
-            a = _times(high, numbers[4], numbers[5], p) + rest
-            b = _times(high, numbers[6], numbers[7], q) + rest
-            a = a - p if a >= p else a  # below 3 p: two steps
-            b = b - q if b >= q else b
-            words[row, 0, i] = np.uint32(a - p if a >= p else a)
-            words[row, 1, i] = np.uint32(b - q if b >= q else b)
+            largest = max(largest, value)
+            values[i] = value << drop
             position += bits
+        good &= largest < bound
+        a, b = words[row, 0], words[row, 1]
+        for i in range(values.shape[0]):
+            value = values[i]
+            head, rest = np.uint32(value >> np.uint64(30)), np.uint32(value) & low
+            a[i] = _below(np.uint32(_times(head, numbers[4], numbers[5], p) + rest), p)
+            b[i] = _below(np.uint32(_times(head, numbers[6], numbers[7], q) + rest), q)
     return good

@@ -78,7 +78,7 @@ def refuse(cause: str, reason: Reason, *, verb: str = "decode") -> FrameError:
 
 def seal_frame(kind: Kind, preset: Preset | None, *parts: bytes | NDArray[np.uint8]) -> bytes:
     """Header and ``parts`` joined to one frame."""
-    views = [part if isinstance(part, bytes) else memoryview(np.ascontiguousarray(part)) for part in parts]
+    views = [part if isinstance(part, bytes) else np.ascontiguousarray(part).data for part in parts]
     total = HEADER_BYTES + sum(len(part) if isinstance(part, bytes) else part.nbytes for part in views)
     wire_id = NO_PRESET if preset is None else preset.wire_id
     return b"".join((_HEADER.pack(MAGIC, VERSION, kind, wire_id, 0, total), *views))

@@ -70,7 +70,8 @@ class Rounds:
         result = await self._batcher.submit(key.key_id, layer.encoded, jobs)
         size = sum(words.nbytes for words in result.outputs)
         reply = await self._run(size, lambda: _encode(request, result))
-        self._count(request.layer, result)
+        # counted once the reply is on its way
+        asyncio.get_running_loop().call_soon(self._count, request.layer, result)
         return reply
 
     async def _run(self, size: int, work: Callable[[], T]) -> T:

@@ -58,7 +58,14 @@ def test_golden_bytes(stem: str) -> None:
     drop=st.integers(0, 20),
 )
 def test_requests_come_back(
-    preset: Preset, request_id: int, ids: list[bytes], layer: str, jobs: int, n_in: int, seeded: bool, drop: int
+    preset: Preset,
+    request_id: int,
+    ids: list[bytes],
+    layer: str,
+    jobs: int,
+    n_in: int,
+    seeded: bool,
+    drop: int,
 ) -> None:
     drop0 = drop if seeded and composable(preset) else 0
     arrays = request(preset, jobs=jobs, n_in=n_in, seeded=seeded)

@@ -41,7 +41,13 @@ class DirectConnection:
 
     @classmethod
     def open(
-        cls, url: str, headers: Mapping[str, str], tls: ssl.SSLContext | None, *, seconds: float, max_size: int
+        cls,
+        url: str,
+        headers: Mapping[str, str],
+        tls: ssl.SSLContext | None,
+        *,
+        seconds: float,
+        max_size: int,
     ) -> Self:
         """Connect and shake hands within ``seconds``; no extensions, no Nagle delay.
 

@@ -125,9 +125,7 @@ class AsyncSocket:
     async def _open(self) -> AsyncConnection:
         e = self._endpoint
         try:
-            self._connection = await connect_async(
-                e.socket_url, additional_headers=e.headers, **_options(e)
-            )
+            self._connection = await connect_async(e.socket_url, additional_headers=e.headers, **_options(e))
         except InvalidMessage:
             raise
         except (InvalidHandshake, InvalidURI) as error:
