@@ -2,8 +2,8 @@
 
     PYTHONPATH=tests python benchmarks/round_overhead.py --rounds 240
 
-prints one JSON object: microseconds per round (p10, median, p95) of the client's phases, and of what is left of the round
-trip when the proxy's own arithmetic is taken off. One transformer layer of SmolLM2-135M's shapes with random weights.
+prints one JSON object: microseconds per round (p10, median, p95) of the client's phases, and of what is left of the
+round trip when the proxy's own arithmetic is taken off. One transformer layer of SmolLM2-135M's shapes with random weights.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from tiny_model import TinyShape, write_tiny_folder
 
 from fhe_llm.cli.proxy_process import ProxyProcess

@@ -81,7 +81,9 @@ class Cipher:
                 f"cannot decrypt words of shape {words.shape}: not ciphertexts. Start a new session."
             )
         transformed = rns.ntt_forward(words, preset.ring_degree, primes)
-        plain = np.stack([engine.decrypt(ciphertext) for ciphertext in transformed])
+        plain = np.empty((len(words), *words.shape[2:]), dtype=np.uint32)
+        for i, ciphertext in enumerate(transformed):
+            plain[i] = engine.decrypt(ciphertext)
         return encoding.decode(preset, plain, log_scale)
 
     def prepare(self, count: int, *, seeded: bool) -> None:
