@@ -3,7 +3,8 @@
     PYTHONPATH=tests python benchmarks/round_overhead.py --rounds 240
 
 prints one JSON object: microseconds per round (p10, median, p95) of the client's phases, and of what is left of the
-round trip when the proxy's own arithmetic is taken off. One transformer layer of SmolLM2-135M's shapes with random weights.
+round trip when the proxy's own arithmetic is taken off. One transformer layer of SmolLM2-135M's shapes with random
+weights.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """How many low bits of a request's c0 carry only noise.
 
-A rotation of the input leaves key-switch noise on it, and nearly every product of a layer takes a rotated input; bits
-whose rounding is small beside that noise need not travel.
+What a layer does to an error of its input is bounded by the rule that chooses the weights' scale; the noise that
+rotations leave on the input and that the end of the evaluation leaves on the reply is there anyway. Bits whose
+rounding is small beside these need not travel.
 """
 
 from __future__ import annotations
@@ -28,11 +29,23 @@ def rotation_sigma(preset: Preset) -> float:
     return sqrt(FRESH_SIGMA**2 + digits + n / 18)
 
 
+def input_gain(preset: Preset) -> float:
+    """Largest growth, from input to reply, of the standard deviation of a random error.
+
+    No input of rms one, at scale 2^log_input_scale, may leave half the modulus (``evaluator/scale``, which bounds
+    coefficients by the rms of the slots). A random error is such an input but for its size.
+    """
+    log_modulus = sum(log2(q) for q in preset.data_primes[: preset.reply_limbs])
+    return 2.0 ** (log_modulus - 1 - preset.log_input_scale)
+
+
 def loss(preset: Preset, drop0: int) -> float:
-    """Bits of precision lost where every operand is rotated: log2 of the growth of the noise's standard deviation when
-    a uniform error of 2^drop0 / sqrt(12) joins it. The rounding of weights and of the reply only make it less."""
-    rounding = 2.0**drop0 / sqrt(12) if drop0 else 0.0
-    return log2(1 + (rounding / rotation_sigma(preset)) ** 2) / 2
+    """Largest loss of precision in bits: log2 of the growth of the reply's noise when c0 loses ``drop0`` bits, a uniform
+    error of 2^drop0 / sqrt(12). Beside it stand the rotations' noise and, on the reply, the rounding of the rescale times
+    a ternary secret (N/18); the rounding of the weights only makes it less."""
+    rounding = input_gain(preset) * (2.0**drop0 / sqrt(12) if drop0 else 0.0)
+    already = (input_gain(preset) * rotation_sigma(preset)) ** 2 + preset.ring_degree / 18
+    return log2(1 + rounding**2 / already) / 2
 
 
 def input_drop(preset: Preset) -> int:
