@@ -40,9 +40,11 @@ def input_gain(preset: Preset) -> float:
 
 
 def loss(preset: Preset, drop0: int) -> float:
-    """Largest loss of precision in bits: log2 of the growth of the reply's noise when c0 loses ``drop0`` bits, a uniform
-    error of 2^drop0 / sqrt(12). Beside it stand the rotations' noise and, on the reply, the rounding of the rescale times
-    a ternary secret (N/18); the rounding of the weights only makes it less."""
+    """Largest loss of precision in bits: log2 of the growth of the reply's noise when c0 loses ``drop0`` bits.
+
+    The loss is a uniform error of 2^drop0 / sqrt(12). Beside it stand the rotations' noise and, on the reply, the
+    rounding of the rescale times a ternary secret (N/18); the rounding of the weights only makes it less.
+    """
     rounding = input_gain(preset) * (2.0**drop0 / sqrt(12) if drop0 else 0.0)
     already = (input_gain(preset) * rotation_sigma(preset)) ** 2 + preset.ring_degree / 18
     return log2(1 + rounding**2 / already) / 2
