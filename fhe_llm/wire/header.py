@@ -49,7 +49,7 @@ ALL_KINDS: Final = frozenset(Kind)
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a receiver takes at most; arrays are at most 4.3 times a frame's bytes (seeds expanded).
+    """What a receiver takes at most; arrays are at most 4.8 times a frame's bytes (seeds expanded).
 
     ``max_frame_bytes`` bounds any frame; ``max_jobs`` (1..256) bounds the token vectors of one request or
     reply.

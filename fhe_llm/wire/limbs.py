@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final
 
@@ -38,10 +38,14 @@ class LimbFormat:
     bounds: NDArray[np.uint64]
     drops: NDArray[np.uint64] | None = None
     limits: NDArray[np.uint64] | None = None
+    _width: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_width", int(self.bits.sum()))
 
     def row_bytes(self, ring_degree: int) -> int:
         """Bytes of one whole period of rows of N words."""
-        return int(self.bits.sum()) * ring_degree // 8
+        return self._width * ring_degree // 8
 
 
 @lru_cache(maxsize=64)

@@ -19,8 +19,8 @@ def ciphertexts(request: wire.EvaluateRequest) -> NDArray[np.uint32]:
         return request.words
     preset, (jobs, n_in, _, limbs, degree) = request.preset, request.words.shape
     whole = np.empty((jobs, n_in, 2, limbs, degree), dtype=np.uint32)
-    whole[:, :, 0] = rns.ntt_forward(request.words[:, :, 0], degree, preset.data_primes)
     for job in range(jobs):
+        whole[job, :, 0] = rns.ntt_forward(request.words[job, :, 0], degree, preset.data_primes)
         for i in range(n_in):
             whole[job, i, 1] = expand(request.seeds[job, i].tobytes(), preset)
     return whole

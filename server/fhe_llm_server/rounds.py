@@ -138,7 +138,7 @@ def _encode(request: wire.EvaluateRequest, result: RoundResult) -> bytes:
         )
     )
     drop = DROP_C0 if request.preset.reply_limbs == 1 else 0
-    words = np.stack(result.outputs)
+    words = result.outputs[0][None] if len(result.outputs) == 1 else np.stack(result.outputs)
     try:
         return wire.encode(wire.EvaluateReply(request.preset, request.request_id, words, timings, drop, 0))
     except FrameError as error:
