@@ -32,6 +32,8 @@ R = TypeVar("R")
 
 _FRAME_OVERHEAD: Final = 1024
 _SEED_BYTES: Final = 32
+_SPARE_ZEROS: Final = 128
+"""Encryptions of zero made ahead where there is time: about the rounds of one token."""
 
 
 @dataclass(slots=True)
@@ -99,6 +101,8 @@ class Session:
         self._keys: EvaluationKeyExport | None = None
         self._measured: set[str] = set()
         self._request_id = secrets.randbits(63)
+        self._waits: dict[tuple[str, int], float] = {}
+        self._zero_seconds = 1e-3
         self._closed: str | None = None
 
     def open(self) -> Routine[bool]:
@@ -152,9 +156,11 @@ class Session:
                 frame,
                 self._upload(),
                 meanwhile=lambda: self._prepare(len(x)),
+                spare=lambda: self._spare(sent, self._waits.get((layer.kind, len(x)), 0.0)),
                 patience=self._options.patience,
             )
             received = clock()
+            self._waits[layer.kind, len(x)] = received - sent
             reply = self._checked(answer, layer, len(x))
             y = self._opened(reply, layer, scale)
         except (FrameError, ReplyError) as error:
@@ -196,6 +202,7 @@ class Session:
             layer=layer.listing.name,
             words=words,
             seeds=seeds,
+            drop0=0 if seeds is None else self._cipher.drop0,
         )
         return wire.encode(request), scale
 
@@ -233,6 +240,20 @@ class Session:
         widest = max(layer.plan.input_ciphertexts for layer in self._layers.values())
         self._cipher.prepare(jobs * widest, seeded=self._options.seeded)
         self.stats.prepare += self._options.clock() - begun
+
+    def _spare(self, sent: float, wait: float) -> bool:
+        """One more encryption of zero, if a wait as long as the last one of its kind leaves time for it.
+
+        The margin is for cores that the proxy shares: an encryption that outlasts the wait delays the round.
+        """
+        clock, ready = self._options.clock, self._cipher.ready(seeded=self._options.seeded)
+        begun = clock()
+        if ready >= _SPARE_ZEROS or begun - sent + 2 * self._zero_seconds > wait:
+            return False
+        self._cipher.prepare(ready + 1, seeded=self._options.seeded)
+        self._zero_seconds = clock() - begun
+        self.stats.prepare += self._zero_seconds
+        return True
 
     def _most_jobs(self, plan: LinearPlan) -> int:
         """Vectors one request may hold."""
