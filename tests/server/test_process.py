@@ -46,7 +46,7 @@ def started(log: Path, env: dict[str, str], *arguments: str) -> Iterator[tuple[s
         wait_until(lambda: process.poll() is not None or "listening on" in log.read_text(), seconds=60)
         match = re.search(r"^listening on (http://127\.0\.0\.1:\d+)$", log.read_text(), re.MULTILINE)
         assert match, log.read_text()
-        wait_until(lambda: httpx.get(f"{match[1]}/readyz").status_code == 200, seconds=120)
+        wait_until(lambda: httpx.get(f"{match[1]}/readyz").status_code == 200, seconds=600)
         yield process, match[1]
     finally:
         process.terminate()
