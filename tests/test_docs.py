@@ -11,6 +11,7 @@ import pytest
 from typer.main import get_command
 
 import fhe_llm
+from fhe_llm import errors
 from fhe_llm.cli.__main__ import app
 from fhe_llm.errors import FheLlmError
 from fhe_llm_server.__main__ import FLAGS
@@ -53,6 +54,13 @@ def test_the_page_lists_exactly_the_client_codes() -> None:
     listed = [(row[0].strip("`"), row[1].strip("`")) for row in rows("errors.md", "Client codes")]
     assert len(listed) == len(dict(listed))
     assert dict(listed) == client_errors()
+
+
+def test_the_tree_in_the_module_shows_every_error() -> None:
+    words = set(re.findall(r"\w+", errors.__doc__ or ""))
+    for code, name in client_errors().items():
+        assert name in words
+        assert code in words or name in ("FheLlmError", "ProxyError")
 
 
 def test_the_page_lists_exactly_the_proxy_codes_and_their_status() -> None:
