@@ -110,6 +110,23 @@ def test_an_answer_accounts_for_itself(llm: EncryptedLLM) -> None:
     assert "<table>" in answer._repr_html_()
 
 
+def test_every_long_step_is_followed_to_its_end(proxy: ProxyProcess, tmp_path: Path) -> None:
+    seen: dict[str, tuple[int, int]] = {}
+
+    def watch(label: str, done: int, total: int, /) -> None:
+        seen[label] = (done, total)
+
+    with EncryptedLLM("tiny", proxy.base_url, cache_dir=tmp_path, progress=watch) as client:
+        client.generate(PROMPT, max_tokens=1)
+    assert set(seen) == {
+        "Downloading tiny",
+        "Making evaluation keys",
+        "Uploading evaluation keys",
+        "Prefill",
+    }
+    assert all(done == total > 0 for done, total in seen.values())
+
+
 def test_one_token_has_no_time_per_token(llm: EncryptedLLM) -> None:
     answer = llm.generate(PROMPT, max_tokens=1)
     assert (answer.timings.seconds_per_token, answer.receipt.rounds) == (None, 8)
@@ -254,6 +271,16 @@ def test_a_proxy_killed_and_restarted_changes_no_token(
 def test_nobody_at_the_address_is_said_in_one_error(cache: Path) -> None:
     client = EncryptedLLM("tiny", "http://127.0.0.1:9", cache_dir=cache, max_retries=1)
     with pytest.raises(TransportError, match="cannot reach the proxy"):
+        client.generate(PROMPT)
+
+
+@pytest.mark.parametrize("url", ["http://no-such-host.invalid:8080", "https://127.0.0.1:{port}"])
+def test_a_wrong_address_is_said_in_one_error(cache: Path, proxy: ProxyProcess, url: str) -> None:
+    url = url.format(port=proxy.base_url.rpartition(":")[2])
+    with (
+        EncryptedLLM("tiny", url, cache_dir=cache, max_retries=0) as client,
+        pytest.raises(TransportError, match=r"^cannot reach the proxy: .+\. [A-Z]"),
+    ):
         client.generate(PROMPT)
 
 

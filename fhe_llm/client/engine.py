@@ -108,9 +108,16 @@ class SecretEngine:
         return out
 
     def save_secret(self) -> bytearray:
-        """The secret key as SEAL saves it, in a buffer that the caller overwrites after use."""
+        """The secret key as SEAL saves it, in a buffer that the caller overwrites after use.
+
+        Raises :class:`KeyRingError` where there is no room to hand it over."""
         with self._exclusive(), ScratchFile() as scratch:
-            self._secret.save(scratch.path)
+            try:
+                self._secret.save(scratch.path)
+            except RuntimeError as error:  # the scratch file is on a disk where there is no memory file
+                raise KeyRingError(
+                    f"cannot save the secret key: SEAL says {error}. Free some memory or disk space."
+                ) from None
             return scratch.read()
 
     def __reduce_ex__(self, protocol: Any) -> Any:

@@ -283,6 +283,9 @@ class Session:
     def _export(self) -> EvaluationKeyExport:
         if self._keys is None:
             elements = galois_elements(self._cipher.preset, (layer.plan for layer in self._layers.values()))
+            elements = elements or (
+                3,
+            )  # layers small enough need no rotation; a key frame holds one at least
             self._keys = self._cipher.ring.evaluation_keys(elements, progress=self._options.progress)
         return self._keys
 
