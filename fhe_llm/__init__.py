@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fhe_llm.answer import Answer, Chunk
     from fhe_llm.client.keys import KeyRing
+    from fhe_llm.client.prefix_cache import PrefixCache
     from fhe_llm.client.sampling import SamplingParams
     from fhe_llm.errors import FheLlmError
     from fhe_llm.llm import EncryptedLLM
@@ -24,6 +25,7 @@ _HOMES = {
     "EncryptedLLM": "llm",
     "FheLlmError": "errors",
     "KeyRing": "client.keys",
+    "PrefixCache": "client.prefix_cache",
     "Preset": "params",
     "PrivacyReceipt": "receipt",
     "SamplingParams": "client.sampling",
@@ -36,6 +38,7 @@ __all__ = [
     "EncryptedLLM",
     "FheLlmError",
     "KeyRing",
+    "PrefixCache",
     "Preset",
     "PrivacyReceipt",
     "SamplingParams",

@@ -60,7 +60,7 @@ class AnswerTimings:
 class Answer:
     """One finished answer. ``token_ids`` are all tokens the model chose, an end-of-turn token included;
     ``text`` is what they say, up to a stop string. ``finish_reason`` is "stop" (end of turn or stop string)
-    or "length"."""
+    or "length". ``cached_tokens`` of the ``prompt_tokens`` came from the prefix cache."""
 
     text: str
     token_ids: tuple[int, ...]
@@ -68,6 +68,7 @@ class Answer:
     prompt_tokens: int
     timings: AnswerTimings
     receipt: PrivacyReceipt
+    cached_tokens: int = 0
 
     @property
     def completion_tokens(self) -> int:
@@ -81,6 +82,7 @@ class Answer:
             "token_ids": list(self.token_ids),
             "finish_reason": self.finish_reason,
             "prompt_tokens": self.prompt_tokens,
+            "cached_tokens": self.cached_tokens,
             "completion_tokens": self.completion_tokens,
             "seconds_per_token": self.timings.seconds_per_token,
             "seconds_to_first_token": self.timings.seconds_to_first_token,
@@ -97,9 +99,13 @@ class Answer:
     def _repr_html_(self) -> str:
         per_token = self.timings.seconds_per_token
         speed = "" if per_token is None else f", then {per_token:.2f} s a token"
+        cached = f" ({self.cached_tokens} cached)" if self.cached_tokens else ""
         rows = (
             ("answer", self.text),
-            ("tokens", f"{self.prompt_tokens} read, {self.completion_tokens} written ({self.finish_reason})"),
+            (
+                "tokens",
+                f"{self.prompt_tokens} read{cached}, {self.completion_tokens} written ({self.finish_reason})",
+            ),
             ("time", f"{self.timings.seconds_to_first_token:.1f} s to the first token{speed}"),
         )
         return html_table("Encrypted answer", rows) + self.receipt._repr_html_()

@@ -19,6 +19,7 @@ from fhe_llm.answer import Answer, Chunk
 from fhe_llm.client.cipher import Cipher
 from fhe_llm.client.conversation import Ask, Connected, Conversation, Prompt, Settings, connect, converse
 from fhe_llm.client.keys import KeyRing
+from fhe_llm.client.prefix_cache import PrefixCache
 from fhe_llm.client.sampling import RequestError, SamplingParams
 from fhe_llm.client.transport import (
     AsyncHttpTransport,
@@ -52,6 +53,10 @@ class EncryptedLLM:
     object. ``transport`` "auto" prefers a WebSocket, "http" uses POST only; an object serves sync or async calls, as
     its kind is. Threads and tasks may share one object: each generation has a session of its own. Closing or
     cancelling a stream stops its work and leaves the object usable.
+
+    ``prefix_cache`` "auto" keeps the KV entries of prompts and answers in memory, at most 256 MiB, as long as this
+    object is open: a system prompt or an earlier turn of a chat is run once, and the proxy sees the length of what is
+    new. Users who must not learn of each other need objects of their own. :class:`PrefixCache` keeps them on disk.
     """
 
     def __init__(
@@ -68,6 +73,7 @@ class EncryptedLLM:
         transport: Literal["auto", "http"] | Transport | AsyncTransport = "auto",
         cache_dir: str | Path | None = None,
         progress: Progress | None = None,
+        prefix_cache: Literal["auto", False] | PrefixCache = "auto",
     ) -> None:
         """Checks what can be checked without network. Raises :class:`TransportError` (URL, API key),
         :class:`ParameterError` (preset), :class:`RequestError`, and what :meth:`KeyRing.load` raises."""
@@ -84,7 +90,9 @@ class EncryptedLLM:
             cache=cache_root(Path(cache_dir) if cache_dir is not None else None),
             patience=Patience(attempts=max_retries + 1),
             progress=progress or progress_bars.bar(),
+            prefix_cache=_prefix_cache(prefix_cache),
         )
+        self._own_prefix_cache = prefix_cache == "auto"
         self._preset = find_preset(preset).name
         self._own_key = keys is None
         self._key = None if keys is None else _usable(_ring(keys, passphrase), self._preset)
@@ -133,6 +141,8 @@ class EncryptedLLM:
         if self._sync is not None and not self._given:
             self._sync.close()
             self._sync = None
+        if self._own_prefix_cache and self._settings.prefix_cache:
+            self._settings.prefix_cache.clear()
         self._forget_key()
 
     async def aclose(self) -> None:
@@ -262,6 +272,18 @@ def _as_messages(messages: Prompt) -> Prompt:
 
 def _ring(keys: KeyRing | str | Path, passphrase: str | None) -> KeyRing:
     return keys if isinstance(keys, KeyRing) else KeyRing.load(keys, passphrase=passphrase)
+
+
+def _prefix_cache(given: object) -> PrefixCache | None:
+    if given == "auto":
+        return PrefixCache()
+    if given is False or given is None:
+        return None
+    if isinstance(given, PrefixCache):
+        return given
+    raise RequestError(
+        f"cannot use prefix_cache={given!r}: it is none. Use 'auto', False or a PrefixCache(directory)."
+    )
 
 
 def _usable(ring: KeyRing, preset: str) -> _Key:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -35,8 +35,9 @@ class PrivacyReceipt:
 
     ``security_row`` is the row of the 128-bit table that the preset meets. ``prompt_tokens_seen`` and
     ``generated_tokens_seen`` are counts the proxy could infer from the rounds; with ``pad_to`` the first is
-    the padded one. ``precision_log2`` is log2 of the largest error of a decrypted layer output relative to
-    that output's largest entry, as measured during this answer (None: not measured).
+    the padded one, and ``prompt_tokens_cached``, which the prefix cache had, are not in it. ``precision_log2``
+    is log2 of the largest error of a decrypted layer output relative to that output's largest entry, as
+    measured during this answer (None: not measured).
     """
 
     guarantee: Guarantee
@@ -58,6 +59,7 @@ class PrivacyReceipt:
     layers_seen: int
     precision_log2: float | None = None
     pad_to: int | None = None
+    prompt_tokens_cached: int = 0
 
     @property
     def leaked(self) -> tuple[Leak, ...]:
@@ -66,9 +68,15 @@ class PrivacyReceipt:
         return (
             Leak("rounds", f"{self.rounds}, hence {_count(self.generated_tokens_seen, 'generated token')}"),
             Leak("prompt length", _count(self.prompt_tokens_seen, "token") + padding),
+            *self._cache_leak(),
             Leak("timing", f"when each round came, {self.seconds:.1f} s in all"),
             Leak("model and layer names", f"{self.model}, {_count(self.layers_seen, 'layer name')}"),
         )
+
+    def _cache_leak(self) -> Iterator[Leak]:
+        if self.prompt_tokens_cached:
+            cached = _count(self.prompt_tokens_cached, "prompt token")
+            yield Leak("prefix cache", f"{cached} not sent: this prompt begins like an earlier one")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data with stable names; ``json.dumps`` takes it as it is."""

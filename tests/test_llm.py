@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from relay import Relay
 
-from fhe_llm import Answer, EncryptedLLM, KeyRing
+from fhe_llm import Answer, EncryptedLLM, KeyRing, PrefixCache
 from fhe_llm.cli.bench_generation import run_in_the_clear
 from fhe_llm.cli.proxy_process import ProxyProcess
 from fhe_llm.cli.tap import Tap
@@ -188,6 +188,56 @@ def test_streams_may_interleave(llm: EncryptedLLM, expected: tuple[int, ...]) ->
     assert sum((second.token_ids for _, second in pairs), ()) == expected
 
 
+LONG = "you and the other thing in there are all on the stone and then another one in the rest"
+
+
+def test_a_cached_prefix_changes_no_token_and_is_on_the_receipt(
+    proxy: ProxyProcess, cache: Path, tmp_path: Path
+) -> None:
+    with EncryptedLLM("tiny", proxy.base_url, cache_dir=cache, prefix_cache=False) as client:
+        plain = [client.generate(prompt, max_tokens=8) for prompt in (LONG, LONG + " you", LONG + " you")]
+    kept = PrefixCache(tmp_path / "prefixes", passphrase="correct horse")
+    for given in ("auto", kept, kept):
+        with EncryptedLLM("tiny", proxy.base_url, cache_dir=cache, prefix_cache=given) as client:
+            again = [client.generate(LONG, max_tokens=8), client.generate(LONG + " you", max_tokens=8)]
+            padded = client.generate(LONG + " you", max_tokens=8, pad_to=16)
+        for answer, without in zip([*again, padded], plain, strict=True):
+            assert answer.token_ids == without.token_ids
+            assert without.cached_tokens == 0
+        assert again[1].cached_tokens >= again[0].prompt_tokens - 4
+        seen = again[1].prompt_tokens - again[1].cached_tokens
+        assert again[1].receipt.prompt_tokens_seen == seen < plain[1].receipt.prompt_tokens_seen
+        assert again[1].receipt.bytes_up < plain[1].receipt.bytes_up
+        assert padded.receipt.prompt_tokens_seen == 16
+        assert f"{again[1].cached_tokens} prompt tokens not sent" in str(again[1].receipt)
+
+
+def test_a_chat_runs_earlier_turns_once(proxy: ProxyProcess, cache: Path) -> None:
+    turns = [{"role": "system", "content": "you and the other"}, {"role": "user", "content": "the one"}]
+    with (
+        EncryptedLLM("tiny", proxy.base_url, cache_dir=cache) as client,
+        EncryptedLLM("tiny", proxy.base_url, cache_dir=cache, prefix_cache=False) as forgetful,
+    ):
+        first = client.chat(turns, max_tokens=6)
+        later = [*turns, {"role": "assistant", "content": first.text}, {"role": "user", "content": "on"}]
+        second = client.chat(later, max_tokens=6)
+        assert second.cached_tokens >= first.prompt_tokens - 8
+        assert second.token_ids == forgetful.chat(later, max_tokens=6).token_ids
+        client.close()
+        assert client.chat(later, max_tokens=1).cached_tokens == 0  # closing forgot what was said
+
+
+def test_a_spoilt_reply_empties_the_prefix_cache(proxy: ProxyProcess, cache: Path) -> None:
+    inner, kept = HttpTransport(Endpoint(proxy.base_url)), PrefixCache()
+    with EncryptedLLM("tiny", transport=inner, cache_dir=cache, prefix_cache=kept) as client:
+        client.generate(LONG, max_tokens=2)
+    with EncryptedLLM("tiny", transport=Corrupting(inner), cache_dir=cache, prefix_cache=kept) as client:
+        with pytest.raises(ReplyError, match="cannot use the proxy's reply"):
+            client.generate(LONG, max_tokens=8)
+        assert client.generate(LONG, max_tokens=1).cached_tokens == 0
+    inner.close()
+
+
 class Recorder:
     def __init__(self) -> None:
         self.operations: list[Operation] = []
@@ -299,6 +349,7 @@ def test_bad_messages_fail_before_anything_is_sent(messages: Any) -> None:
         ({"transport": "pigeon"}, RequestError),
         ({"timeout": 0}, RequestError),
         ({"max_retries": -1}, RequestError),
+        ({"prefix_cache": "disk"}, RequestError),
     ],
 )
 def test_bad_settings_fail_at_once(settings: dict[str, Any], error: type[Exception]) -> None:

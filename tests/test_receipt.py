@@ -73,6 +73,12 @@ def test_padding_and_first_use_are_said() -> None:
     assert "not measured" in text
 
 
+def test_a_cached_prefix_is_a_leak() -> None:
+    receipt = dataclasses.replace(RECEIPT, prompt_tokens_cached=1)
+    assert "1 prompt token not sent: this prompt begins like an earlier one" in str(receipt)
+    assert [leak.what for leak in receipt.leaked].count("prefix cache") == 1
+
+
 def test_html_escapes_what_the_proxy_named() -> None:
     page = dataclasses.replace(RECEIPT, model="<script>alert(1)</script>")._repr_html_()
     assert "<script>" not in page

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fhe_llm.cli import asking
-from fhe_llm.cli.keys import load_keys
+from fhe_llm.cli.keys import load_keys, opened_prefix_cache
 from fhe_llm.cli.reporting import echo_json, reported
 
 if TYPE_CHECKING:
@@ -42,6 +42,9 @@ def generate(
         Path | None, typer.Option(help="A key file of fhe-llm keygen; without it a fresh key.")
     ] = None,
     preset: Annotated[str, typer.Option(help="Encryption parameters.")] = "default",
+    prefix_cache: Annotated[
+        Path | None, typer.Option(help="A folder that keeps prompts' KV entries, sealed, for later runs.")
+    ] = None,
     api_key: Annotated[
         str | None, typer.Option(envvar="FHE_LLM_API_KEY", help="The proxy's API key.")
     ] = None,
@@ -64,7 +67,15 @@ def generate(
     ring = load_keys(keys)
     with (
         asking.served(base_url, model, preset) as proxy,
-        EncryptedLLM(proxy.model, proxy.base_url, keys=ring, api_key=api_key, preset=preset) as llm,
+        opened_prefix_cache(prefix_cache) as cache,
+        EncryptedLLM(
+            proxy.model,
+            proxy.base_url,
+            keys=ring,
+            api_key=api_key,
+            preset=preset,
+            prefix_cache=cache or "auto",
+        ) as llm,
     ):
         chunks = llm.stream(text if raw else messages(text, system), pad_to=pad_to, **asdict(params))
         show_answer(chunks, as_json=as_json)

@@ -16,6 +16,7 @@ from fhe_llm.client.cipher import Cipher
 from fhe_llm.client.generation import Outcome, Piece, Task, generate
 from fhe_llm.client.keys import KeyRing
 from fhe_llm.client.listing import ModelListing, ProxyLimits
+from fhe_llm.client.prefix_cache import PrefixCache, PrefixScope
 from fhe_llm.client.sampling import RequestError, SamplingParams
 from fhe_llm.client.session import Session, SessionOptions, SessionStats
 from fhe_llm.client.transport import Patience, list_models
@@ -23,6 +24,7 @@ from fhe_llm.client.transport.operations import Routine
 from fhe_llm.errors import ModelError, ReplyError
 from fhe_llm.models.chat_template import ChatTemplate, Message
 from fhe_llm.models.registry import ClientHalf, client_half
+from fhe_llm.models.steps import Floats
 from fhe_llm.models.tokenizer import IncrementalDecoder, TextTokenizer
 from fhe_llm.progress import Progress, silent
 from fhe_llm.receipt import PrivacyReceipt
@@ -82,6 +84,7 @@ class Settings:
     cache: Path
     patience: Patience = field(default_factory=Patience)
     progress: Progress = silent
+    prefix_cache: PrefixCache | None = None
 
 
 def connect(settings: Settings) -> Routine[Connected]:
@@ -101,7 +104,7 @@ def connect(settings: Settings) -> Routine[Connected]:
     return Connected(model, listing.limits, fetched, client_half(bundle), tokenizer, template)
 
 
-def make_task(connected: Connected, ask: Ask, progress: Progress) -> Task:
+def make_task(connected: Connected, ask: Ask, progress: Progress, prefix: PrefixScope | None = None) -> Task:
     """The generation that answers ``ask``; raises :class:`ContextOverflowError`, :class:`RequestError`."""
     return Task(
         half=connected.half,
@@ -112,6 +115,7 @@ def make_task(connected: Connected, ask: Ask, progress: Progress) -> Task:
         context_length=connected.half.config.context_length,
         layers=len(connected.model.layers),
         pad_to=ask.pad_to,
+        prefix=prefix,
         progress=progress,
     )
 
@@ -121,7 +125,8 @@ def converse(connected: Connected, cipher: Cipher, ask: Ask, settings: Settings)
 
     Raises :class:`ContextOverflowError` before anything is sent, then what :meth:`Session.linear` raises.
     """
-    task = make_task(connected, ask, settings.progress)
+    prefix = prefix_scope(connected, cipher, settings)
+    task = make_task(connected, ask, settings.progress, prefix)
     options = SessionOptions(patience=settings.patience, progress=settings.progress)
     session = Session(cipher, connected.model, connected.limits, options)
     yield session.open()
@@ -132,11 +137,13 @@ def converse(connected: Connected, cipher: Cipher, ask: Ask, settings: Settings)
             if isinstance(step, Piece):
                 first = first or phases(session.stats)
                 yield Chunk(step.text, step.token_ids)
-            reply = None if isinstance(step, Piece) else (yield session.linear(step))
+            reply = None if isinstance(step, Piece) else (yield _watched(session.linear(step), prefix))
     except StopIteration as stop:
         outcome: Outcome = stop.value
     except ReplyError as error:
         cipher.retire(f"a reply failed its checks: {error}")
+        if prefix:
+            prefix.distrust()
         raise
     finally:
         steps.close()
@@ -148,10 +155,34 @@ def converse(connected: Connected, cipher: Cipher, ask: Ask, settings: Settings)
         token_ids=outcome.token_ids,
         finish_reason=outcome.finish_reason,
         prompt_tokens=len(task.prompt_ids),
+        cached_tokens=outcome.cached_tokens,
         timings=timings,
         receipt=receipt,
     )
     yield Chunk(outcome.last.text, outcome.last.token_ids, answer)
+
+
+def _watched(routine: Routine[Floats], prefix: PrefixScope | None) -> Routine[Floats]:
+    """The same routine; its driver, not the conversation, sees it fail."""
+    try:
+        return (yield from routine)
+    except ReplyError:
+        if prefix:
+            prefix.distrust()
+        raise
+
+
+def prefix_scope(connected: Connected, cipher: Cipher, settings: Settings) -> PrefixScope | None:
+    """The cached prefixes that fit: of this model, bundle and precision."""
+    if settings.prefix_cache is None:
+        return None
+    config = connected.half.config
+    return settings.prefix_cache.scope(
+        (config.n_layers, config.n_kv_heads, config.head_dim),
+        model=connected.model.model_digest,
+        bundle=connected.fetched.bundle.digest,
+        preset=cipher.preset.name,
+    )
 
 
 def phases(stats: SessionStats) -> Phases:
@@ -194,7 +225,8 @@ def make_receipt(
         bytes_up=stats.bytes_up,
         bytes_down=stats.bytes_down,
         seconds=outcome.seconds,
-        prompt_tokens_seen=task.padded_length,
+        prompt_tokens_seen=task.padded_length(outcome.cached_tokens),
+        prompt_tokens_cached=outcome.cached_tokens,
         generated_tokens_seen=len(outcome.token_ids),
         layers_seen=len(stats.layers_seen),
         precision_log2=stats.precision_log2,

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 
+from fhe_llm.client.prefix_cache import PrefixScope
 from fhe_llm.client.sampling import RequestError, Sampler, SamplingParams, StopMatcher
 from fhe_llm.errors import ContextOverflowError
 from fhe_llm.models.kv_cache import KVCache
@@ -43,7 +44,7 @@ class TextDecoder(Protocol):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """Everything one generation needs. ``layers`` is the number of rounds of one pass (for the progress
-    bar)."""
+    bar); ``prefix`` lends KV entries of earlier prompts and keeps those of this one."""
 
     half: ClientHalf
     decoder: TextDecoder
@@ -53,6 +54,7 @@ class Task:
     context_length: int
     layers: int
     pad_to: int | None = None
+    prefix: PrefixScope | None = None
     progress: Progress = silent
     clock: Callable[[], float] = time.perf_counter
 
@@ -70,11 +72,10 @@ class Task:
                 f"cannot pad to {self.pad_to!r}: it must be a whole number from 1. Change pad_to."
             )
 
-    @property
-    def padded_length(self) -> int:
-        """Prompt tokens as the proxy counts them."""
-        bucket = self.pad_to or 1
-        return min(math.ceil(len(self.prompt_ids) / bucket) * bucket, self.context_length)
+    def padded_length(self, cached: int = 0) -> int:
+        """Prompt tokens as the proxy counts them, where the first ``cached`` ones need not be run."""
+        bucket, length = self.pad_to or 1, len(self.prompt_ids) - cached
+        return min(math.ceil(length / bucket) * bucket, self.context_length - cached)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,8 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a generation ended. ``last`` has not been yielded. Times are of ``Task.clock``, waiting removed."""
+    """How a generation ended. ``last`` has not been yielded. Times are of ``Task.clock``, waiting removed.
+    ``cached_tokens`` of the prompt came from the prefix cache."""
 
     last: Piece
     text: str
@@ -95,6 +97,7 @@ class Outcome:
     finish_reason: Literal["stop", "length"]
     seconds_to_first_token: float
     seconds: float
+    cached_tokens: int = 0
 
 
 Steps: TypeAlias = Generator[Linear | Piece, Any, Outcome]
@@ -102,24 +105,29 @@ Steps: TypeAlias = Generator[Linear | Piece, Any, Outcome]
 
 
 def generate(task: Task) -> Steps:
-    """One generation. A closed or abandoned generator leaves nothing behind."""
+    """One generation. A closed or abandoned generator leaves nothing behind but cached prefixes."""
     begun, waited = task.clock(), 0.0
     sampler, stops = Sampler(task.params, task.prompt_ids), StopMatcher(task.params.stop)
     limit = min(task.params.max_tokens, task.context_length - len(task.prompt_ids))
     cache, ids, text = task.half.new_cache(), list[int](), ""
-    logits = yield from prefill(task, cache)
-    first = task.clock() - begun
-    while True:
-        ids.append(sampler(logits))
-        ended = ids[-1] in task.end_ids
-        fresh = "" if ended else stops.push(task.decoder.feed(ids[-1]))
-        if ended or stops.stopped or len(ids) == limit:
-            break
-        text += fresh
-        paused = task.clock()
-        yield Piece(fresh, (ids[-1],))
-        waited += task.clock() - paused
-        logits = (yield from task.half.forward(ids[-1:], cache))[-1]
+    cached = task.prefix.load(task.prompt_ids, cache) if task.prefix else 0
+    try:
+        logits = yield from prefill(task, cache)
+        first = task.clock() - begun
+        while True:
+            ids.append(sampler(logits))
+            ended = ids[-1] in task.end_ids
+            fresh = "" if ended else stops.push(task.decoder.feed(ids[-1]))
+            if ended or stops.stopped or len(ids) == limit:
+                break
+            text += fresh
+            paused = task.clock()
+            yield Piece(fresh, (ids[-1],))
+            waited += task.clock() - paused
+            logits = (yield from task.half.forward(ids[-1:], cache))[-1]
+    finally:
+        if task.prefix:  # what was computed is worth keeping, however the generation ended
+            task.prefix.store([*task.prompt_ids, *ids], cache)
     fresh += stops.push(task.decoder.finish()) + stops.flush()
     return Outcome(
         last=Piece(fresh, (ids[-1],)),
@@ -128,18 +136,21 @@ def generate(task: Task) -> Steps:
         finish_reason="stop" if ended or stops.stopped else "length",
         seconds_to_first_token=first,
         seconds=task.clock() - begun - waited,
+        cached_tokens=cached,
     )
 
 
 def prefill(task: Task, cache: KVCache) -> Generator[Linear, Floats, Floats]:
-    """Run the prompt through the model in chunks; returns the logits [vocab] of its last token.
+    """Run what ``cache`` lacks of the prompt through the model in chunks; returns the logits [vocab] of its last
+    token.
 
     Padding stands to the right of the prompt, where causal attention keeps it from changing anything, and
     leaves the cache at the end. It repeats the last token: the proxy sees ciphertexts, any token would do.
     """
-    length = len(task.prompt_ids)
-    padded = task.prompt_ids + task.prompt_ids[-1:] * (task.padded_length - length)
-    starts = range(0, len(padded), PREFILL_CHUNK)
+    cached, length = cache.length, len(task.prompt_ids)
+    filler = task.prompt_ids[-1:] * (cached + task.padded_length(cached) - length)
+    padded = task.prompt_ids + filler
+    starts = range(cached, len(padded), PREFILL_CHUNK)
     wanted = np.empty(0, np.float32)
     for n, start in enumerate(starts):
         chunk, row = padded[start : start + PREFILL_CHUNK], length - 1 - start
