@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from fhe_llm.client.keys import KeyRing
     from fhe_llm.client.prefix_cache import PrefixCache
     from fhe_llm.client.sampling import SamplingParams
+    from fhe_llm.client.speculation import SpeculationSettings
     from fhe_llm.errors import FheLlmError
     from fhe_llm.llm import EncryptedLLM
     from fhe_llm.params import PRESETS, Preset
@@ -29,6 +30,7 @@ _HOMES = {
     "Preset": "params",
     "PrivacyReceipt": "receipt",
     "SamplingParams": "client.sampling",
+    "SpeculationSettings": "client.speculation",
 }
 
 __all__ = [
@@ -42,6 +44,7 @@ __all__ = [
     "Preset",
     "PrivacyReceipt",
     "SamplingParams",
+    "SpeculationSettings",
 ]
 
 

@@ -57,6 +57,28 @@ class AnswerTimings:
 
 
 @dataclass(frozen=True, slots=True)
+class Decoding:
+    """How the ``tokens`` after the first came about: in ``passes`` through the layers of ``rounds_per_pass`` rounds
+    each, which carried ``drafted`` guesses of which ``accepted`` were right."""
+
+    tokens: int
+    passes: int
+    drafted: int
+    accepted: int
+    rounds_per_pass: int
+
+    @property
+    def rounds_per_token(self) -> float | None:
+        """With speculation, as it went; ``rounds_per_pass`` without. None where there was one token."""
+        return self.rounds_per_pass * self.passes / self.tokens if self.tokens else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        without = {"rounds_per_token_without_speculation": self.rounds_per_pass if self.tokens else None}
+        return asdict(self) | {"rounds_per_token": self.rounds_per_token} | without
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """One finished answer. ``token_ids`` are all tokens the model chose, an end-of-turn token included;
     ``text`` is what they say, up to a stop string. ``finish_reason`` is "stop" (end of turn or stop string)
@@ -68,6 +90,7 @@ class Answer:
     prompt_tokens: int
     timings: AnswerTimings
     receipt: PrivacyReceipt
+    decoding: Decoding
     cached_tokens: int = 0
 
     @property
@@ -89,6 +112,7 @@ class Answer:
             "bytes_up": self.receipt.bytes_up,
             "bytes_down": self.receipt.bytes_down,
             "rounds": self.receipt.rounds,
+            "decoding": self.decoding.to_dict(),
             "timings": asdict(self.timings),
             "receipt": self.receipt.to_dict(),
         }

@@ -17,10 +17,20 @@ from typing import Any, Final, Literal, Self, TypeVar, cast
 from fhe_llm import progress as progress_bars
 from fhe_llm.answer import Answer, Chunk
 from fhe_llm.client.cipher import Cipher
-from fhe_llm.client.conversation import Ask, Connected, Conversation, Prompt, Settings, connect, converse
+from fhe_llm.client.conversation import (
+    Ask,
+    Connected,
+    Conversation,
+    Prompt,
+    Settings,
+    connect,
+    converse,
+    with_draft_model,
+)
 from fhe_llm.client.keys import KeyRing
 from fhe_llm.client.prefix_cache import PrefixCache
 from fhe_llm.client.sampling import RequestError, SamplingParams
+from fhe_llm.client.speculation import SpeculationSettings
 from fhe_llm.client.transport import (
     AsyncHttpTransport,
     AsyncTransport,
@@ -57,6 +67,10 @@ class EncryptedLLM:
     ``prefix_cache`` "auto" keeps the KV entries of prompts and answers in memory, at most 256 MiB, as long as this
     object is open: a system prompt or an earlier turn of a chat is run once, and the proxy sees the length of what is
     new. Users who must not learn of each other need objects of their own. :class:`PrefixCache` keeps them on disk.
+
+    ``speculation`` "auto" guesses tokens that earlier text suggests and checks them in one pass where passes so far
+    show that this pays; it changes no token, but the proxy sees how many were guessed. ``draft_model`` names a small
+    model of the same family that runs here and guesses too.
     """
 
     def __init__(
@@ -74,6 +88,8 @@ class EncryptedLLM:
         cache_dir: str | Path | None = None,
         progress: Progress | None = None,
         prefix_cache: Literal["auto", False] | PrefixCache = "auto",
+        speculation: Literal["auto", False] | SpeculationSettings = "auto",
+        draft_model: str | Path | None = None,
     ) -> None:
         """Checks what can be checked without network. Raises :class:`TransportError` (URL, API key),
         :class:`ParameterError` (preset), :class:`RequestError`, and what :meth:`KeyRing.load` raises."""
@@ -91,6 +107,8 @@ class EncryptedLLM:
             patience=Patience(attempts=max_retries + 1),
             progress=progress or progress_bars.bar(),
             prefix_cache=_prefix_cache(prefix_cache),
+            speculation=_speculation(speculation, draft_model),
+            draft_model=draft_model,
         )
         self._own_prefix_cache = prefix_cache == "auto"
         self._preset = find_preset(preset).name
@@ -196,7 +214,8 @@ class EncryptedLLM:
 
     def _conversation(self, ask: Ask) -> Conversation:
         if self._connected is None:
-            self._connected = yield connect(self._settings)
+            connected: Connected = yield connect(self._settings)
+            self._connected = with_draft_model(connected, self._settings)
         try:
             yield from converse(self._connected, self._current_key().cipher, ask, self._settings)
         except ProxyError:
@@ -284,6 +303,22 @@ def _prefix_cache(given: object) -> PrefixCache | None:
     raise RequestError(
         f"cannot use prefix_cache={given!r}: it is none. Use 'auto', False or a PrefixCache(directory)."
     )
+
+
+def _speculation(given: object, draft_model: object) -> SpeculationSettings | None:
+    if given == "auto":
+        return SpeculationSettings()
+    if isinstance(given, SpeculationSettings):
+        return given
+    if given is not False and given is not None:
+        raise RequestError(
+            f"cannot use speculation={given!r}: it is none. Use 'auto', False or SpeculationSettings(...)."
+        )
+    if draft_model is not None:
+        raise RequestError(
+            "cannot use draft_model: speculation is off. Leave speculation at 'auto', or drop the model."
+        )
+    return None
 
 
 def _usable(ring: KeyRing, preset: str) -> _Key:

@@ -45,6 +45,15 @@ def generate(
     prefix_cache: Annotated[
         Path | None, typer.Option(help="A folder that keeps prompts' KV entries, sealed, for later runs.")
     ] = None,
+    max_draft: Annotated[
+        int, typer.Option(help="Most tokens to guess ahead in a pass, where that pays; 0 is off.")
+    ] = 8,
+    fixed_draft: Annotated[
+        bool, typer.Option("--fixed-draft", help="Guess as many in every pass, so that none tells more.")
+    ] = False,
+    draft_model: Annotated[
+        str | None, typer.Option(help="A small model of the same family that guesses, on this machine.")
+    ] = None,
     api_key: Annotated[
         str | None, typer.Option(envvar="FHE_LLM_API_KEY", help="The proxy's API key.")
     ] = None,
@@ -52,6 +61,7 @@ def generate(
 ) -> None:
     """Ask the model; the proxy sees ciphertexts only."""
     from fhe_llm.client.sampling import SamplingParams
+    from fhe_llm.client.speculation import SpeculationSettings
     from fhe_llm.llm import EncryptedLLM
 
     params = SamplingParams.of(
@@ -63,6 +73,7 @@ def generate(
         stop=stop,
         repetition_penalty=repetition_penalty,
     )
+    speculation = SpeculationSettings(max_draft=max_draft, fixed=fixed_draft)
     text = asking.read_prompt(prompt)
     ring = load_keys(keys)
     with (
@@ -75,6 +86,8 @@ def generate(
             api_key=api_key,
             preset=preset,
             prefix_cache=cache or "auto",
+            speculation=speculation if max_draft else False,
+            draft_model=draft_model,
         ) as llm,
     ):
         chunks = llm.stream(text if raw else messages(text, system), pad_to=pad_to, **asdict(params))
