@@ -71,6 +71,7 @@ def test_generate_json_has_what_a_program_needs(proxy: ProxyProcess) -> None:
         "bytes_up": int,
         "bytes_down": int,
         "rounds": int,
+        "decoding": dict,
         "timings": dict,
         "receipt": dict,
     } == {name: type(value) for name, value in answer.items()}
@@ -102,6 +103,17 @@ def test_generate_keeps_prefixes_in_a_folder(
     refused = run(*asked)
     assert refused.exit_code != 0
     assert "cannot load the key" in refused.stderr
+
+
+def test_generate_guesses_ahead_where_told(proxy: ProxyProcess, tiny_model_path: Path) -> None:
+    plain = ok(*ask(proxy, "--max-tokens", "9", "--max-draft", "0", PROMPT))
+    model = ["--draft-model", str(tiny_model_path)]
+    drafted = ok(*ask(proxy, "--max-tokens", "9", "--max-draft", "3", "--fixed-draft", *model, PROMPT))
+    assert drafted["token_ids"] == plain["token_ids"]
+    assert plain["decoding"] | {"drafted": 0} == plain["decoding"]
+    assert plain["decoding"]["rounds_per_token"] == 8
+    assert drafted["decoding"]["rounds_per_token"] < 8
+    assert drafted["receipt"]["drafted_tokens_seen"] == 3 * drafted["decoding"]["passes"]
 
 
 def test_generate_for_people_streams_text_and_keeps_the_receipt_apart(proxy: ProxyProcess) -> None:

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 from relay import Relay
+from tiny_model import write_tiny_gguf
 
-from fhe_llm import Answer, EncryptedLLM, KeyRing, PrefixCache
+from fhe_llm import Answer, EncryptedLLM, KeyRing, PrefixCache, SpeculationSettings
 from fhe_llm.cli.bench_generation import run_in_the_clear
 from fhe_llm.cli.proxy_process import ProxyProcess
 from fhe_llm.cli.tap import Tap
@@ -92,7 +93,8 @@ def test_sync_async_and_streams_say_what_the_model_says(llm: EncryptedLLM, expec
         assert [chunk.answer is None for chunk in streamed] == [True] * 7 + [False]
 
 
-def test_an_answer_accounts_for_itself(llm: EncryptedLLM) -> None:
+def test_an_answer_accounts_for_itself(proxy: ProxyProcess, cache: Path) -> None:
+    llm = EncryptedLLM("tiny", proxy.base_url, cache_dir=cache, speculation=False)
     answer = llm.generate(PROMPT, max_tokens=4)
     times, receipt = answer.timings, answer.receipt
     assert (answer.completion_tokens, answer.finish_reason) == (4, "length")
@@ -108,6 +110,7 @@ def test_an_answer_accounts_for_itself(llm: EncryptedLLM) -> None:
     assert times.seconds == pytest.approx(times.seconds_to_first_token + 3 * times.seconds_per_token)
     assert "receipt" in answer.to_dict()
     assert "<table>" in answer._repr_html_()
+    llm.close()
 
 
 def test_one_token_has_no_time_per_token(llm: EncryptedLLM) -> None:
@@ -186,6 +189,44 @@ def test_streams_may_interleave(llm: EncryptedLLM, expected: tuple[int, ...]) ->
     pairs = list(zip(llm.stream(PROMPT, max_tokens=8), llm.stream(PROMPT, max_tokens=8), strict=True))
     assert sum((first.token_ids for first, _ in pairs), ()) == expected
     assert sum((second.token_ids for _, second in pairs), ()) == expected
+
+
+@pytest.mark.parametrize(
+    "speculation",
+    ["auto", SpeculationSettings(extra_cost=0.0), SpeculationSettings(max_draft=3, fixed=True)],
+)
+def test_guessing_changes_no_token_and_is_on_the_receipt(
+    proxy: ProxyProcess, cache: Path, speculation: Any
+) -> None:
+    asked: list[dict[str, Any]] = [{}, {"temperature": 1.5, "seed": 7}, {"repetition_penalty": 1.3}]
+    with EncryptedLLM("tiny", proxy.base_url, cache_dir=cache, speculation=False) as client:
+        plain = [client.generate(LONG, max_tokens=24, **params) for params in asked]
+    with EncryptedLLM("tiny", proxy.base_url, cache_dir=cache, speculation=speculation) as client:
+        guessed = [client.generate(LONG, max_tokens=24, **params) for params in asked]
+    for answer, without in zip(guessed, plain, strict=True):
+        assert answer.token_ids == without.token_ids
+        assert answer.receipt.rounds == 8 * (1 + answer.decoding.passes) <= without.receipt.rounds
+        leak = [leak.value for leak in answer.receipt.leaked if leak.what == "drafted tokens"]
+        assert bool(leak) == (answer.decoding.drafted > 0)
+        assert answer.decoding.rounds_per_token == 8 * answer.decoding.passes / 23
+        assert without.decoding.rounds_per_token == 8
+
+
+async def test_a_small_model_guesses_for_a_large_one(
+    proxy: ProxyProcess, cache: Path, tiny_model_path: Path, tmp_path: Path, expected: tuple[int, ...]
+) -> None:
+    other = write_tiny_gguf(tmp_path / "other.gguf", seed=1)
+    for draft_model in (tiny_model_path, other):
+        async with EncryptedLLM(
+            "tiny",
+            proxy.base_url,
+            cache_dir=cache,
+            draft_model=draft_model,
+            speculation=SpeculationSettings(extra_cost=0.0),
+        ) as client:
+            answer = await client.agenerate(PROMPT, max_tokens=8)
+            assert answer.token_ids == expected
+            assert answer.decoding.passes <= (2 if draft_model == tiny_model_path else 7)
 
 
 LONG = "you and the other thing in there are all on the stone and then another one in the rest"
@@ -350,6 +391,8 @@ def test_bad_messages_fail_before_anything_is_sent(messages: Any) -> None:
         ({"timeout": 0}, RequestError),
         ({"max_retries": -1}, RequestError),
         ({"prefix_cache": "disk"}, RequestError),
+        ({"speculation": True}, RequestError),
+        ({"speculation": False, "draft_model": "smollm2-135m"}, RequestError),
     ],
 )
 def test_bad_settings_fail_at_once(settings: dict[str, Any], error: type[Exception]) -> None:
