@@ -93,8 +93,8 @@ def test_sync_async_and_streams_say_what_the_model_says(llm: EncryptedLLM, expec
         assert [chunk.answer is None for chunk in streamed] == [True] * 7 + [False]
 
 
-def test_an_answer_accounts_for_itself(proxy: ProxyProcess, cache: Path) -> None:
-    llm = EncryptedLLM("tiny", proxy.base_url, cache_dir=cache, speculation=False)
+def test_an_answer_accounts_for_itself(proxy: ProxyProcess, tmp_path: Path) -> None:
+    llm = EncryptedLLM("tiny", proxy.base_url, cache_dir=tmp_path, speculation=False)
     answer = llm.generate(PROMPT, max_tokens=4)
     times, receipt = answer.timings, answer.receipt
     assert (answer.completion_tokens, answer.finish_reason) == (4, "length")
