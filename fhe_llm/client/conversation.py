@@ -138,7 +138,7 @@ def make_task(connected: Connected, ask: Ask, settings: Settings, prefix: Prefix
 
 
 def make_speculator(connected: Connected, settings: Settings) -> Speculator | None:
-    """Prompt look-up, which is free, before the small model where there is one."""
+    """Prompt look-up, and the small model where there is one."""
     if settings.speculation is None:
         return None
     model = connected.draft_model

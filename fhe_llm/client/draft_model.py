@@ -20,6 +20,7 @@ from fhe_llm.models.tokenizer import TextTokenizer
 from fhe_llm.progress import Progress, silent
 
 _PRIOR = 0.7
+_FEW = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +80,14 @@ class ModelDrafter:
         count = min(count, self._model.half.config.context_length - len(ids) + 1)
         self._rewind(ids)
         choose, fresh, drafts = sampler.fork(), list(ids[len(self._passed) :]), list[int]()
-        for n in range(count):
+        for _ in range(count):
             begun = time.perf_counter()
             logits = run_plaintext(self._model.half.forward(fresh, self._cache), self._model.weights)
             self._passed += fresh
             drafts.append(choose(logits[-1]))
+            if len(fresh) < _FEW:  # not the pass that reads the prompt
+                self.seconds_per_token = (time.perf_counter() - begun) / len(fresh)
             fresh = drafts[-1:]
-            if n:  # the first pass also reads what is new
-                self.seconds_per_token = time.perf_counter() - begun
         return drafts
 
     def _rewind(self, ids: Sequence[int]) -> None:

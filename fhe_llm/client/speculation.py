@@ -7,6 +7,7 @@ never depends on a draft, only how many tokens a pass yields.
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -102,15 +103,18 @@ class PassCosts:
 
     def __init__(self) -> None:
         self._seconds: dict[int, deque[float]] = {}
+        self._lock = threading.Lock()
 
     def observe(self, tokens: int, seconds: float) -> None:
         """A pass over ``tokens`` tokens took ``seconds``."""
-        if tokens in self._seconds or len(self._seconds) < self._MOST:
-            self._seconds.setdefault(tokens, deque(maxlen=self._KEPT)).append(seconds)
+        with self._lock:
+            if tokens in self._seconds or len(self._seconds) < self._MOST:
+                self._seconds.setdefault(tokens, deque(maxlen=self._KEPT)).append(seconds)
 
     def seconds(self, tokens: int) -> float | None:
         """The estimate; None until one token and some larger number have been seen."""
-        known = {count: min(seen) for count, seen in sorted(self._seconds.copy().items())}
+        with self._lock:
+            known = {count: min(seen) for count, seen in sorted(self._seconds.items())}
         if 1 not in known or len(known) < 2:
             return None
         counts, costs = list(known), list(known.values())
@@ -179,7 +183,7 @@ class Speculator:
     def __init__(
         self, settings: SpeculationSettings, drafters: Sequence[Drafter] = (), costs: PassCosts | None = None
     ) -> None:
-        """``drafters`` are asked in turn (without any: prompt look-up); ``costs`` are shared by all generations
+        """``drafters`` compete for each pass (without any: prompt look-up); ``costs`` are shared by all generations
         through one proxy."""
         self.settings = settings
         self._drafters = tuple(drafters) or (PromptLookup(),)
@@ -189,21 +193,15 @@ class Speculator:
     def propose(self, ids: Sequence[int], most: int, sampler: Sampler) -> tuple[int, ...]:
         """Drafts behind ``ids`` (prompt and answer so far), at most ``most``; with ``fixed`` exactly as many as the
         settings say, filled up with repetitions of the last token."""
-        most = min(most, self.settings.max_draft)
+        most = max(0, min(most, self.settings.max_draft))
         self._watched, drafts = None, tuple[int, ...]()
-        for drafter in self._drafters if most > 0 else ():
-            acceptance = drafter.acceptance(ids)
-            if acceptance is None:
-                continue
-            count = most if self.settings.fixed else self._count(acceptance.chance, most, drafter)
-            if count == 0 and drafter.seconds_per_token:
-                continue
+        plan = self._plan(ids, most) if most else None
+        if plan is not None:
+            drafter, acceptance, count = plan
             found = drafter.draft(
                 ids, max(1, count), sampler
             )  # a free draft is watched even where it is not sent
             self._watched, drafts = (acceptance, found), tuple(found[:count])
-            if drafts:
-                break
         if self.settings.fixed:
             drafts += tuple(ids[-1:]) * (most - len(drafts))
         return drafts
@@ -218,23 +216,42 @@ class Speculator:
         hits = next((n for n in range(checked) if drafts[n] != chosen[n]), checked)
         acceptance.observe(hits, min(checked, hits + 1))
 
-    def _count(self, chance: float, most: int, drafter: Drafter) -> int:
-        extra = self.settings.extra_cost
+    def _plan(self, ids: Sequence[int], most: int) -> tuple[Drafter, Acceptance, int] | None:
+        """Whom to ask for how many drafts: whoever promises most tokens for the cost, among equals the first. None
+        where nobody has a draft that is sent, or free to watch."""
+        best, most_gain = None, 0.0
+        for drafter in self._drafters:
+            acceptance = drafter.acceptance(ids)
+            if acceptance is None:
+                continue
+            cost = self._cost(drafter)
+            count = most if self.settings.fixed else best_count(acceptance.chance, cost, most)
+            gain = tokens_of(acceptance.chance, count) / cost(count)
+            if gain > most_gain and (count or not drafter.seconds_per_token):
+                best, most_gain = (drafter, acceptance, count), gain
+        return best
+
+    def _cost(self, drafter: Drafter) -> Callable[[int], float]:
+        """Cost of a pass with k drafts over that of one without, drafting included."""
+        extra, alone, each = self.settings.extra_cost, self.costs.seconds(1), drafter.seconds_per_token
         if extra is not None:
-            return best_count(chance, lambda k: 1.0 + extra * k, most)
-        alone = self.costs.seconds(1)
+            return lambda k: 1.0 + extra * k
         if not alone:
-            return 0
-        each = drafter.seconds_per_token
-        return best_count(chance, lambda k: ((self.costs.seconds(1 + k) or alone) + each * k) / alone, most)
+            return lambda k: 1.0 + k  # nothing measured yet: a pass without drafts is what shows its cost
+        return lambda k: ((self.costs.seconds(1 + k) or alone) + each * k) / alone
 
 
 def best_count(chance: float, cost: Callable[[int], float], most: int) -> int:
     """The number of drafts k that yields most tokens for its cost; 0 unless that beats no drafts by 5 %.
 
-    ``cost(k)`` is relative to a pass without drafts. A pass yields (1 - a^(k+1)) / (1 - a) tokens where each draft is
-    right with chance a (Leviathan et al. 2023, equation 1); k is chosen as in their theorem 3.8.
+    ``cost(k)`` is relative to a pass without drafts; k is chosen as in Leviathan et al. 2023, theorem 3.8.
     """
-    gain = [(1 - chance ** (k + 1)) / (1 - chance) / cost(k) for k in range(most + 1)]
+    gain = [tokens_of(chance, k) / cost(k) for k in range(most + 1)]
     best = int(np.argmax(gain))
     return best if gain[best] > _WORTHWHILE * gain[0] else 0
+
+
+def tokens_of(chance: float, count: int) -> float:
+    """Tokens a pass with ``count`` drafts yields where each is right with ``chance``, below 1 (Leviathan et al. 2023,
+    equation 1)."""
+    return (1 - chance ** (count + 1)) / (1 - chance)

@@ -228,6 +228,19 @@ def test_a_fixed_draft_sends_as_many_every_time(count: int) -> None:
     assert outcome.passes.drafted == count * outcome.passes.count
 
 
+def test_the_more_promising_drafter_is_asked() -> None:
+    plain, _, _ = answer(RandomHalf(5, 3), [1, 2, 3], None, max_tokens=60)
+    right = [1, 2, 3, *plain.token_ids]
+    outcome, _, _ = answer(
+        RandomHalf(5, 3),
+        [1, 2, 3],
+        Speculator(SpeculationSettings(extra_cost=0.3), [Oracle([0]), Oracle(right)]),
+        max_tokens=60,
+    )
+    assert same(plain, outcome)
+    assert outcome.passes.accepted > 30
+
+
 def test_where_tokens_cost_the_same_together_nothing_is_drafted() -> None:
     how = Speculator(SpeculationSettings(extra_cost=1.0))
     outcome, _, _ = answer(RandomHalf(3, 1), [1, 2, 3] * 5, how, max_tokens=60)
