@@ -93,10 +93,7 @@ class EncryptedLLM:
     ) -> None:
         """Checks what can be checked without network. Raises :class:`TransportError` (URL, API key),
         :class:`ParameterError` (preset), :class:`RequestError`, and what :meth:`KeyRing.load` raises."""
-        if not (timeout > 0 and max_retries >= 0):
-            raise RequestError(
-                "cannot use the timeout or max_retries: they must not be negative. Change them."
-            )
+        _check_patience(timeout, max_retries)
         self._endpoint = Endpoint(base_url, api_key, read_seconds=timeout, websocket=transport != "http")
         self._given = not isinstance(transport, str)
         if isinstance(transport, str) and transport not in ("auto", "http"):
@@ -118,11 +115,10 @@ class EncryptedLLM:
         self._connected: Connected | None = None
         self._sync: Transport | None = None
         self._async: tuple[asyncio.AbstractEventLoop | None, AsyncTransport] | None = None
-        if not isinstance(transport, str):
-            if hasattr(transport, "aclose"):
-                self._async = None, cast(AsyncTransport, transport)
-            else:
-                self._sync = transport
+        if hasattr(transport, "aclose"):
+            self._async = None, cast(AsyncTransport, transport)
+        elif not isinstance(transport, str):
+            self._sync = transport
 
     @property
     def key_ring(self) -> KeyRing:
@@ -291,6 +287,11 @@ def _as_messages(messages: Prompt) -> Prompt:
 
 def _ring(keys: KeyRing | str | Path, passphrase: str | None) -> KeyRing:
     return keys if isinstance(keys, KeyRing) else KeyRing.load(keys, passphrase=passphrase)
+
+
+def _check_patience(timeout: float, max_retries: int) -> None:
+    if not (timeout > 0 and max_retries >= 0):
+        raise RequestError("cannot use the timeout or max_retries: they must not be negative. Change them.")
 
 
 def _prefix_cache(given: object) -> PrefixCache | None:
