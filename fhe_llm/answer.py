@@ -58,23 +58,24 @@ class AnswerTimings:
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """How the ``tokens`` after the first came about: in ``passes`` through the layers of ``rounds_per_pass`` rounds
-    each, which carried ``drafted`` guesses of which ``accepted`` were right."""
+    """How the ``tokens`` after the first came about: ``rounds`` of ``passes`` through all ``layers``, which carried
+    ``drafted`` guesses of which ``accepted`` were right."""
 
     tokens: int
+    layers: int
+    rounds: int
     passes: int
     drafted: int
     accepted: int
-    rounds_per_pass: int
 
     @property
     def rounds_per_token(self) -> float | None:
-        """With speculation, as it went; ``rounds_per_pass`` without. None where there was one token."""
-        return self.rounds_per_pass * self.passes / self.tokens if self.tokens else None
+        """As it went; without speculation it is ``layers``. None where there was one token."""
+        return self.rounds / self.tokens if self.tokens else None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
-        without = {"rounds_per_token_without_speculation": self.rounds_per_pass if self.tokens else None}
+        without = {"rounds_per_token_without_speculation": self.layers if self.tokens else None}
         return asdict(self) | {"rounds_per_token": self.rounds_per_token} | without
 
 

@@ -156,12 +156,13 @@ def converse(connected: Connected, cipher: Cipher, ask: Ask, settings: Settings)
     options = SessionOptions(patience=settings.patience, progress=settings.progress)
     session = Session(cipher, connected.model, connected.limits, options)
     yield session.open()
-    steps, reply, first = generate(task), None, None
+    steps, reply, first, prompt_rounds = generate(task), None, None, 0
     try:
         while True:
             step = steps.send(reply)
             if isinstance(step, Piece):
-                first = first or phases(session.stats)
+                if first is None:
+                    first, prompt_rounds = phases(session.stats), session.stats.rounds
                 yield Chunk(step.text, step.token_ids)
             reply = None if isinstance(step, Piece) else (yield _watched(session.linear(step), prefix))
     except StopIteration as stop:
@@ -180,7 +181,7 @@ def converse(connected: Connected, cipher: Cipher, ask: Ask, settings: Settings)
         finish_reason=outcome.finish_reason,
         prompt_tokens=len(task.prompt_ids),
         cached_tokens=outcome.cached_tokens,
-        decoding=decoding(task, outcome),
+        decoding=decoding(task, outcome, session.stats.rounds - prompt_rounds),
         timings=answer_timings(outcome, first, phases(session.stats)),
         receipt=make_receipt(connected, cipher.ring, task, outcome, session.stats),
     )
@@ -210,10 +211,17 @@ def prefix_scope(connected: Connected, cipher: Cipher, settings: Settings) -> Pr
     )
 
 
-def decoding(task: Task, outcome: Outcome) -> Decoding:
+def decoding(task: Task, outcome: Outcome, rounds: int) -> Decoding:
     """What the passes after the prompt's came to."""
     passes, after = outcome.passes, len(outcome.token_ids) - 1
-    return Decoding(after, passes.count, passes.drafted, passes.accepted, task.layers)
+    return Decoding(
+        tokens=after,
+        layers=task.layers,
+        rounds=rounds if after else 0,
+        passes=passes.count,
+        drafted=passes.drafted,
+        accepted=passes.accepted,
+    )
 
 
 def phases(stats: SessionStats) -> Phases:
