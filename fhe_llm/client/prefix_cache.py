@@ -12,7 +12,6 @@ import hmac
 import json
 import logging
 import os
-import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -82,7 +81,7 @@ class PrefixCache:
                 secret = _secret(folder, passphrase)
                 self._store = DiskStore(folder, _derived(secret, b"values"), max_bytes, ttl)
                 self.directory = folder
-            except (OSError, sqlite3.Error) as error:
+            except OSError as error:
                 _LOG.warning("the prefix cache stays in memory: cannot use %s (%s)", folder, error)
         self._names = _derived(secret, b"names")
 

@@ -128,7 +128,7 @@ class DiskStore:
     def __init__(self, folder: Path, key: bytes, max_bytes: int, ttl: float) -> None:
         """Opens or makes ``folder/blocks``; a damaged database is replaced by an empty one.
 
-        Raises ``OSError`` or ``sqlite3.Error`` where the folder cannot be written.
+        Raises ``OSError`` where the folder cannot be written, or another process keeps the database locked.
         """
         self._folder, self._max_bytes, self._ttl = folder, max_bytes, ttl
         self._aead = AESGCM(key)
@@ -188,8 +188,8 @@ class DiskStore:
             try:
                 return self._open()
             except _UNREADABLE as error:
-                if not (self._folder / _DATABASE).exists() or not os.access(self._folder, os.W_OK):
-                    raise
+                if not _damage(error):
+                    raise OSError(str(error) or "the database is locked") from None
                 _LOG.warning("replacing the damaged prefix cache in %s (%s)", self._folder, error)
                 for path in (self._folder / _DATABASE).glob("cache.db*"):
                     path.unlink(missing_ok=True)
@@ -253,6 +253,13 @@ class _InlineBytes(diskcache.Disk):  # type: ignore[misc]  # the package has no 
 
     def remove(self, file_path: Any) -> None:
         """Nothing is ever kept in a file, so there is none to remove."""
+
+
+def _damage(error: Exception) -> bool:
+    """Whether the database itself is at fault: not a lock, a full disk or a missing permission."""
+    if isinstance(error, sqlite3.OperationalError):
+        return "no such" in str(error)
+    return not isinstance(error, OSError | diskcache.Timeout)
 
 
 def _bytes(value: Any) -> bytes:

@@ -316,6 +316,30 @@ def test_a_damaged_database_is_replaced(folder: Path, size: int | None) -> None:
     )  # a database cut in the middle may open, and stay a cache that knows nothing
 
 
+def test_a_database_of_another_program_is_replaced(folder: Path) -> None:
+    stored(folder)
+    change(folder, "DROP TABLE Cache")
+    change(folder, "CREATE TABLE Cache (other INTEGER)")
+    assert known(folder) == 0
+    stored(folder)
+    assert known(folder) == 60
+
+
+def test_a_locked_database_is_left_alone(folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    stored(folder)
+    ticks = iter(range(0, 10**6, 61))
+    monkeypatch.setattr("diskcache.core.time.time", ticks.__next__)  # its own patience is 60 s
+    busy = sqlite3.connect(folder / "blocks" / "cache.db", isolation_level=None)
+    busy.execute("BEGIN EXCLUSIVE")
+    with PrefixCache(folder) as cache:
+        assert cache.directory is None
+    busy.execute("ROLLBACK")
+    busy.close()
+    assert "replacing" not in caplog.text
+    monkeypatch.undo()
+    assert known(folder) == 60
+
+
 def test_a_database_damaged_in_use_is_a_cache_that_knows_nothing(folder: Path) -> None:
     stored(folder)
     with PrefixCache(folder) as cache:
