@@ -14,7 +14,7 @@ import pytest
 from relay import Relay
 
 from fhe_llm import Answer, EncryptedLLM, KeyRing
-from fhe_llm.cli.bench_generation import run_in_the_clear
+from fhe_llm.cli.bench.generation import run_in_the_clear
 from fhe_llm.cli.proxy_process import ProxyProcess
 from fhe_llm.cli.tap import Tap
 from fhe_llm.client.generation import Task

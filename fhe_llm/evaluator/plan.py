@@ -197,8 +197,13 @@ def plan_linear(parameters: Preset, out_features: int, in_features: int) -> Line
         raise ParameterError(
             f"cannot plan a {out_features} x {in_features} product: sizes must be 1 to {MAX_FEATURES}. Split the layer."
         )
-    model = CostModel()
-    candidates = list(_candidates(parameters, out_features, in_features))
+    return best_plan(parameters, out_features, in_features, CostModel())
+
+
+def best_plan(parameters: Preset, out_features: int, in_features: int, model: CostModel) -> LinearPlan:
+    """The plan that is cheapest under ``model``. For comparing models only: both sides of a round must use
+    :func:`plan_linear`."""
+    candidates = _candidates(parameters, out_features, in_features)
     return min(candidates, key=lambda plan: (plan.cost(model), plan.baby_steps, plan.plan_id))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import platform
 import statistics
@@ -14,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from fhe_llm.errors import FheLlmError
 from fhe_llm.params import Preset
 
 
@@ -32,11 +35,12 @@ def spread(seconds: Sequence[float]) -> Spread:
     return Spread(statistics.median(seconds), min(seconds), max(seconds), len(seconds))
 
 
-def timed(run: Callable[[], object], repeats: int) -> Spread:
-    """Time ``run`` after one warm-up call."""
+def timed(run: Callable[[], object], repeats: int, before: Callable[[], object] = lambda: None) -> Spread:
+    """Time ``run`` after one warm-up call; ``before`` comes ahead of each run and is not timed."""
     run()
     seconds = []
     for _ in range(repeats):
+        before()
         begun = time.perf_counter()
         run()
         seconds.append(time.perf_counter() - begun)
@@ -64,6 +68,21 @@ def record(name: str, preset: Preset, figures: dict[str, Any]) -> dict[str, Any]
         },
         **figures,
     }
+
+
+def keep(result: dict[str, Any], path: Path) -> None:
+    """Write a record where the documentation's figures are made from; raises :class:`FheLlmError`."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    except OSError as error:
+        raise FheLlmError(f"cannot write {path}: {error.strerror}. Choose another --output.") from None
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest value that at least ``share`` (0 to 1) of at least one value do not exceed."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
 def plain(value: Spread) -> dict[str, Any]:
