@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rounds_kit import InstantEvaluator, job
+from rounds_kit import DEFAULT, InstantEvaluator, job, residues
 
-from fhe_llm.evaluator.contract import EncodedLayer
-from fhe_llm.evaluator.plan import plan_linear
+from fhe_llm.evaluator.contract import EncodedLayer, EvaluationKeys
+from fhe_llm.evaluator.cpu import CpuEvaluator
+from fhe_llm.evaluator.plan import galois_elements, plan_linear
 from fhe_llm.params import preset
 from fhe_llm_server.batcher import BATCH_JOBS, Batcher
 from fhe_llm_server.metrics import Metrics
@@ -201,3 +202,55 @@ async def test_closing_fails_what_waits_and_refuses_what_comes() -> None:
     await first
     with pytest.raises(Refusal, match="shutting down"):
         await batcher.submit("s", A, [JOB])
+
+
+class GatedEvaluator(CpuEvaluator):
+    """The real evaluator behind a gate, with a list of the batches it was given."""
+
+    def __init__(self, before: Callable[[], None]) -> None:
+        super().__init__(DEFAULT, 2)
+        self.before = before
+        self.batches: list[tuple[str, int]] = []
+
+    def evaluate(self, layer: EncodedLayer, jobs: Any) -> Any:
+        self.before()
+        self.batches.append((layer.name, len(jobs)))
+        return super().evaluate(layer, jobs)
+
+
+async def test_sessions_with_their_own_keys_share_a_pass_and_get_the_bytes_they_would_get_alone() -> None:
+    gate = Gate()
+    evaluator = GatedEvaluator(gate)
+    plan = plan_linear(DEFAULT, 24, 40)
+    layers = [
+        evaluator.encode(name, plan, np.random.default_rng(n).standard_normal((24, 40)).astype(np.float32))
+        for n, name in enumerate("ab")
+    ]
+    elements = galois_elements(DEFAULT, [plan])
+    shape = (len(elements), 2, 2, 3, DEFAULT.ring_degree)
+    keys = [
+        evaluator.prepare_keys(EvaluationKeys(DEFAULT, elements, residues(shape, DEFAULT.primes, seed)))
+        for seed in range(6)
+    ]
+    jobs = [job(seed, plan, key) for seed, key in enumerate(keys)]
+    batcher = Batcher(evaluator, 100, Metrics())
+    batcher.set_pass(layers)
+    first = asyncio.create_task(batcher.submit("first", layers[0], jobs[:1]))
+    while batcher.queued_jobs or not gate.begun.is_set():
+        await asyncio.sleep(0.005)
+    # the last one stands a layer ahead: it is held until those behind had their turn
+    places = [1, 0, 0, 0, 0, 1]
+    rounds = [
+        asyncio.create_task(batcher.submit(f"s{n}", layers[place], [jobs[n]]))
+        for n, place in enumerate(places)
+    ]
+    await queued(batcher, 6)
+    gate.opened.set()
+    results = await asyncio.gather(*rounds)
+    await first
+    assert evaluator.batches == [("a", 1), ("a", 4), ("b", 2)]
+    for n, place in enumerate(places):
+        alone = evaluator.evaluate(layers[place], [jobs[n]])[0][0]
+        assert results[n].outputs[0].tobytes() == alone.tobytes()
+    batcher.close()
+    evaluator.close()
