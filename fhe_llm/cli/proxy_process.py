@@ -77,7 +77,9 @@ class ProxyProcess:
     def pid(self) -> int:
         """The running process's id; raises :class:`ProxyStartError` where there is none."""
         if self._process is None:
-            raise ProxyStartError("cannot name the proxy's process: the proxy is not running. Start it first.")
+            raise ProxyStartError(
+                "cannot name the proxy's process: the proxy is not running. Start it first."
+            )
         return self._process.pid
 
     def start(self) -> None:

@@ -38,13 +38,20 @@ def spread(seconds: Sequence[float]) -> Spread:
 def timed(run: Callable[[], object], repeats: int, before: Callable[[], object] = lambda: None) -> Spread:
     """Time ``run`` after one warm-up call; ``before`` comes ahead of each run and is not timed."""
     run()
+    return spread(clocked(run, repeats, before))
+
+
+def clocked(
+    run: Callable[[], object], repeats: int, before: Callable[[], object] = lambda: None
+) -> list[float]:
+    """Seconds of each of ``repeats`` runs."""
     seconds = []
     for _ in range(repeats):
         before()
         begun = time.perf_counter()
         run()
         seconds.append(time.perf_counter() - begun)
-    return spread(seconds)
+    return seconds
 
 
 def record(name: str, preset: Preset, figures: dict[str, Any]) -> dict[str, Any]:
@@ -114,11 +121,20 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """The commit of the source tree this module lies in; None for an installed package."""
-    here = Path(__file__).resolve().parent
-    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    """The commit of the source tree this module lies in, ``-dirty`` where its sources differ; None for an installed
+    package. Records and the page made from them do not count: measuring writes them."""
+    head = _git("rev-parse", "--short=12", "HEAD")
+    if not head:
+        return None
+    made = (f":(top,exclude){path}" for path in ("docs/results", "docs/performance.md"))
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", *made)
+    return f"{head}-dirty" if changed else head
+
+
+def _git(*arguments: str) -> str | None:
+    command = ["git", "-C", str(Path(__file__).resolve().parent), *arguments]
     try:
         found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603
     except (OSError, subprocess.SubprocessError):
         return None
-    return found.stdout.strip() or None
+    return found.stdout.strip()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import typer
@@ -17,7 +17,12 @@ def show_record(result: dict[str, Any]) -> None:
     typer.echo(
         f"{result['benchmark']}, preset {result['preset']['name']}, {device['cores']} cores of {device['cpu']}"
     )
-    rows = [row for name, value in result.items() if name not in _HEADING for row in lines(name, value)]
+    show_figures({name: value for name, value in result.items() if name not in _HEADING})
+
+
+def show_figures(figures: Mapping[str, Any]) -> None:
+    """One aligned line per figure."""
+    rows = [row for name, value in figures.items() for row in lines(name, value)]
     width = max(len(label) for label, _ in rows)
     for label, text in rows:
         typer.echo(f"{label:<{width}}  {text}")
