@@ -174,7 +174,7 @@ def conversations(records: Records) -> str:
             f"{found['tokens_per_second']:.2f}",
             f"{ratios[str(found['conversations'])]:.2f}×",
             ranged(found["seconds_per_token"]),
-            "-" if found["jobs_per_batch"] is None else f"{found['jobs_per_batch']:.2f}",
+            "-" if found["rounds_per_pass"] is None else f"{found['rounds_per_pass']:.2f}",
         )
         for found in record["sweep"]
     ]

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from fhe_llm.cli.__main__ import app
 from fhe_llm.cli.bench.calibrate import Sample, fit
 from fhe_llm.cli.bench.concurrency import rate
-from fhe_llm.cli.bench.proxy_metrics import jobs_per_batch
+from fhe_llm.cli.bench.proxy_metrics import rounds_per_pass
 from fhe_llm.cli.bench.record import percentile
 from fhe_llm.cli.bench.subject import open_subject
 from fhe_llm.cli.proxy_process import ProxyProcess
@@ -116,8 +116,8 @@ def test_chats_share_a_prefix_only_up_to_their_first_word(tiny_model_path: Path)
 def test_bench_concurrency_sweeps_and_reports_batches(against: list[str]) -> None:
     found = ok("bench", "concurrency", *against, "--levels", "1,2", "--tokens", "4", "--repeats", "1")
     assert [level["conversations"] for level in found["sweep"]] == [1, 2]
-    assert found["sweep"][0]["jobs_per_batch"] == 1
-    assert 1 <= found["sweep"][1]["jobs_per_batch"] <= 2
+    assert found["sweep"][0]["rounds_per_pass"] == 1
+    assert 1 <= found["sweep"][1]["rounds_per_pass"] <= 2
     assert found["ratio_to_one_conversation"]["1"] == 1
     assert found["ratio_to_one_conversation"]["2"] > 0
 
@@ -175,7 +175,9 @@ def test_a_fit_finds_the_costs_that_made_the_samples_and_none_below_zero() -> No
     ]
     found = fit([Sample(plan, plan.cost(true), 0.0, 0.0) for plan in plans])
     assert all(plan.cost(found) == pytest.approx(plan.cost(true)) for plan in plans)
-    bent = fit([Sample(plan, plan.product_count + 1000.0 / plan.rotation_count, 0.0, 0.0) for plan in plans])
+    bent = fit(
+        [Sample(plan, plan.product_count + 1000.0 / (1 + plan.rotation_count), 0.0, 0.0) for plan in plans]
+    )
     assert min(bent.rotation, bent.product, bent.reply, bent.request) >= 0
 
 
@@ -191,6 +193,10 @@ def test_percentiles_and_batches() -> None:
     assert percentile([3.0, 1.0, 2.0, 4.0], 0.5) == 2.0
     assert percentile([3.0, 1.0, 2.0, 4.0], 0.95) == 4.0
     assert percentile([1.0], 0.0) == 1.0
-    after = {"fhe_llm_batch_jobs_sum": 12.0, "fhe_llm_batch_jobs_count": 4.0}
-    assert jobs_per_batch({}, after) == 3.0
-    assert jobs_per_batch(after, after) is None
+    after = {
+        'fhe_llm_rounds_total{layer_kind="qkv"}': 9.0,
+        'fhe_llm_rounds_total{layer_kind="o"}': 3.0,
+        "fhe_llm_batch_jobs_count": 4.0,
+    }
+    assert rounds_per_pass({}, after) == 3.0
+    assert rounds_per_pass(after, after) is None

@@ -50,7 +50,7 @@ def frame_bytes(shape: tuple[int, int]) -> tuple[int, int]:
     request = wire.EvaluateRequest(
         DEFAULT, 1, bytes(32), bytes(32), plan.plan_id, "layers.29.gate_up", c0, seeds
     )
-    words = np.full((1, plan.output_ciphertexts, 2, DEFAULT.reply_limbs, degree), 8, np.uint32)
+    words = np.full((1, plan.output_ciphertexts, 2, DEFAULT.reply_limbs, degree), 1 << 10, np.uint32)
     reply = wire.EvaluateReply(DEFAULT, 1, words, wire.PhaseMicroseconds(), DROP_C0, 0)
     return len(wire.encode(request)), len(wire.encode(reply))
 

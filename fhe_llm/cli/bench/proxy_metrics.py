@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from typing import Final
 
 import httpx
 
 from fhe_llm.errors import TransportError
+
+ROUNDS: Final = "fhe_llm_rounds_total"
+PASSES: Final = "fhe_llm_batch_jobs_count"
 
 
 def scrape(base_url: str) -> dict[str, float]:
@@ -24,10 +28,11 @@ def scrape(base_url: str) -> dict[str, float]:
     return {name: float(value) for name, _, value in lines}
 
 
-def jobs_per_batch(before: dict[str, float], after: dict[str, float]) -> float | None:
-    """The mean number of jobs that shared a pass between two scrapes; None where there was no pass."""
-    jobs, passes = (
-        after.get(name, 0.0) - before.get(name, 0.0)
-        for name in ("fhe_llm_batch_jobs_sum", "fhe_llm_batch_jobs_count")
-    )
-    return jobs / passes if passes else None
+def rounds_per_pass(before: dict[str, float], after: dict[str, float]) -> float | None:
+    """The mean number of rounds that shared a pass over the weights between two scrapes; None where there was none."""
+    rounds, passes = (_total(after, name) - _total(before, name) for name in (ROUNDS, PASSES))
+    return rounds / passes if passes else None
+
+
+def _total(samples: dict[str, float], name: str) -> float:
+    return sum(value for sample, value in samples.items() if sample.partition("{")[0] == name)

@@ -26,6 +26,8 @@ QUESTION: Final = (
     "Tell me in a few plain words why the old man went out to sea before dawn and what he hoped to find there "
     "when the water was calm and the moon had set behind the hills of the island"
 )
+MARKS: Final = 16
+"""Marks that may be appended to a question to reach a number of tokens exactly."""
 OPENINGS: Final = ("Please", "Now", "First", "So", "Well", "Today", "Then", "Again")
 
 
@@ -71,8 +73,9 @@ class Subject:
         words = f"{opening}, {QUESTION}".split()
         best: list[Message] = [{"role": "user", "content": opening}]
         for count in range(1, len(words) + 1):
-            for mark in ("", ".", "?!"):
-                chat: list[Message] = [{"role": "user", "content": " ".join(words[:count]) + mark}]
+            for marks in range(MARKS):
+                text = " ".join(words[:count]) + (".?" * marks)[:marks]
+                chat: list[Message] = [{"role": "user", "content": text}]
                 length = len(self.chat_ids(chat))
                 if length == tokens:
                     return chat
