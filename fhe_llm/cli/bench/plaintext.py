@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,20 +66,27 @@ class Transformers:
     def __init__(self, subject: Subject) -> None:
         self._torch: Any = importlib.import_module("torch")
         self._torch.set_num_threads(usable_cores())
-        transformers: Any = importlib.import_module("transformers")
-        self._network = transformers.AutoModelForCausalLM.from_pretrained(
+        self._library: Any = importlib.import_module("transformers")
+        self._library.logging.set_verbosity_error()
+        self._library.logging.disable_progress_bar()
+        self._network = self._library.AutoModelForCausalLM.from_pretrained(
             subject.path.parent, gguf_file=subject.path.name, dtype=self._torch.float32
         ).eval()
-        self.name = f"transformers {transformers.__version__} float32, torch {self._torch.__version__}"
+        self.name = f"transformers {self._library.__version__} float32, torch {self._torch.__version__}"
+        # version 5.24 renamed the argument
+        named = inspect.signature(inspect.unwrap(self._network.forward)).parameters
+        self._cache_argument = "cache" if "cache" in named else "past_key_values"
 
     def run(self, prompt_ids: Sequence[int], tokens: int) -> PlainRun:
         """See :class:`PlaintextModel`."""
-        fed, past, found, times = self._torch.tensor([list(prompt_ids)]), None, list[int](), list[float]()
+        fed, found, times = self._torch.tensor([list(prompt_ids)]), list[int](), list[float]()
         begun = time.perf_counter()
+        cache = {self._cache_argument: self._library.DynamicCache(config=self._network.config)}
         with self._torch.inference_mode():
             for _ in range(tokens):
-                out = self._network(fed, past_key_values=past, use_cache=True, logits_to_keep=1)
-                past, fed = out.past_key_values, out.logits[:, -1:].argmax(-1)
+                # the cache grows in place; only the last position's logits are computed, as generate() does
+                logits = self._network(fed, use_cache=True, logits_to_keep=1, **cache).logits
+                fed = logits[:, -1:].argmax(-1)
                 found.append(int(fed))
                 times.append(time.perf_counter() - begun)
         return _plain_run(times, found)
