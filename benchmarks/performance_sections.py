@@ -54,7 +54,7 @@ def where(record: Mapping[str, Any], command: str) -> str:
         f"`fhe-llm bench {command}`, {device['cores']} cores of {device['cpu']}, "
         f"threads {_threads(record['threads'])}, "
         f"preset {preset['name']} (N = {preset['ring_degree']}, primes {primes}), commit {record['commit']}, "
-        f"{record['date'][:10]}.\n\n"
+        f"{record['date'][:10]}, load average {device.get('load_average', 'unknown')}.\n\n"
     )
 
 

@@ -18,6 +18,7 @@ from fhe_llm.params import preset
 from fhe_llm_server.batcher import BATCH_JOBS, Batcher
 from fhe_llm_server.metrics import Metrics
 from fhe_llm_server.refusal import Refusal
+from fhe_llm_server.steps import PATIENCE_JOBS
 
 PLAN = plan_linear(preset("default"), 8, 8)
 A, B = (EncodedLayer(name, PLAN, 24, np.zeros(1, np.uint32)) for name in "ab")
@@ -202,6 +203,21 @@ async def test_closing_fails_what_waits_and_refuses_what_comes() -> None:
     await first
     with pytest.raises(Refusal, match="shutting down"):
         await batcher.submit("s", A, [JOB])
+
+
+async def test_a_held_round_is_overtaken_by_so_many_jobs_and_no_more() -> None:
+    gate = Gate()
+    batcher, evaluator, first = await blocked(gate)
+    batcher.set_pass([A, B])
+    ahead = asyncio.create_task(batcher.submit("ahead", B, [JOB]))
+    await queued(batcher, 1)
+    behind = [asyncio.create_task(batcher.submit(f"s{n}", A, [JOB])) for n in range(PATIENCE_JOBS + 16)]
+    await queued(batcher, 1 + len(behind))
+    gate.opened.set()
+    await asyncio.gather(first, ahead, *behind)
+    before = PATIENCE_JOBS // BATCH_JOBS
+    assert evaluator.batches == [("a", 1), *[("a", 8)] * before, ("b", 1), *[("a", 8)] * 2]
+    batcher.close()
 
 
 class GatedEvaluator(CpuEvaluator):

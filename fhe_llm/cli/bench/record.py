@@ -55,13 +55,23 @@ def clocked(
 
 
 def record(name: str, preset: Preset, figures: dict[str, Any]) -> dict[str, Any]:
-    """The figures with commit, parameters, device and date."""
+    """The figures with commit, parameters, device and date.
+
+    The load average is that of the last minute, the benchmark's own work included: one far above the cores means
+    that others were at work, and that absolute times are theirs too.
+    """
     return {
         "benchmark": name,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "version": _version("fhe-llm"),
         "commit": _commit(),
-        "device": {"cpu": cpu_name(), "cores": usable_cores(), "machine": platform.machine(), "gpu": None},
+        "device": {
+            "cpu": cpu_name(),
+            "cores": usable_cores(),
+            "machine": platform.machine(),
+            "gpu": None,
+            "load_average": round(os.getloadavg()[0], 2),
+        },
         "software": {
             "python": platform.python_version(),
             **{p: _version(p) for p in ("numpy", "numba", "tenseal")},
