@@ -55,7 +55,7 @@ class _Waiting:
     place: int | None
     first_taken: float | None = None
     taken: int = 0
-    overtaken: int = 0
+    overtaken: float = 0.0
     outputs: list[NDArray[Any]] = field(default_factory=list)
     phases: list[Timings] = field(default_factory=list)
 
@@ -90,7 +90,7 @@ class Batcher:
         self._jobs: dict[str, int] = {}
         self._condition = threading.Condition()
         self._closed = False
-        self._seconds_per_job = 0.02
+        self._seconds_per_job = self._seconds_per_step = 0.02
         self._steps = Steps()
         self._places: dict[int, int] = {}
         self._thread = threading.Thread(target=self._work, name="evaluate", daemon=True)
@@ -191,7 +191,7 @@ class Batcher:
                     continue
                 groups, now = self._groups(), time.perf_counter()
                 choice = self._steps.choose(
-                    [_group(items) for items in groups], self._sessions, now, self._seconds_per_job
+                    [_group(items) for items in groups], self._sessions, now, self._seconds_per_step
                 )
                 if choice.wait and deadline is None:
                     deadline = now + choice.wait
@@ -211,12 +211,7 @@ class Batcher:
     def _take_group(self, groups: list[list[_Waiting]], index: int) -> list[_Slice]:
         candidates = groups[index]
         sessions = len({item.session for item in candidates})
-        batch = self._take(candidates, share=max(1, BATCH_JOBS // sessions))
-        jobs = sum(len(part.jobs) for part in batch)
-        for other in (item for group in groups for item in group):
-            if other.first_taken is None:
-                other.overtaken += jobs
-        return batch
+        return self._take(candidates, share=max(1, BATCH_JOBS // sessions))
 
     def _take(self, candidates: list[_Waiting], share: int) -> list[_Slice]:
         """Up to ``share`` jobs a session and ``BATCH_JOBS`` altogether; a session served goes to the back."""
@@ -252,12 +247,17 @@ class Batcher:
             return
         self._metrics.batch_jobs.observe(len(jobs))
         self._metrics.jobs.inc(len(jobs))
-        per_job = (time.perf_counter() - started) / len(jobs)
+        now = time.perf_counter()
+        per_job = (now - started) / len(jobs)
         self._seconds_per_job += 0.1 * (per_job - self._seconds_per_job)
+        if all(part.waiting.place is not None for part in batch):
+            self._seconds_per_step += 0.1 * (per_job - self._seconds_per_step)
         with self._condition:
-            now = time.perf_counter()
             for part in batch:
                 self._steps.answered(part.waiting.session, part.waiting.place, now)
+            for item in (item for queue in self._sessions.values() for item in queue):
+                if item.enqueued <= started:
+                    item.overtaken += max(len(jobs), (now - started) / self._seconds_per_step)
         position = 0
         for part in batch:
             part.waiting.outputs += outputs[position : position + len(part.jobs)]

@@ -22,11 +22,13 @@ WINDOW_SHARE: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Rounds waiting for one layer, in line order; ``place`` is the layer's on the ring, None for one outside it."""
+    """Rounds waiting for one layer, in line order; ``place`` is the layer's on the ring, None for one outside it.
+    ``overtaken`` is the work evaluated ahead of the one passed over most: jobs, or single tokens' worth of time where
+    jobs are larger."""
 
     place: int | None
     sessions: int
-    overtaken: int
+    overtaken: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ def steps(*walks: tuple[str, int, float, float]) -> Steps:
     return made
 
 
-def group(place: int | None, sessions: int = 1, overtaken: int = 0) -> Group:
+def group(place: int | None, sessions: int = 1, overtaken: float = 0) -> Group:
     return Group(place, sessions, overtaken)
 
 
