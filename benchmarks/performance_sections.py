@@ -175,10 +175,21 @@ def conversations(records: Records) -> str:
             f"{ratios[str(found['conversations'])]:.2f}×",
             ranged(found["seconds_per_token"]),
             "-" if found["rounds_per_pass"] is None else f"{found['rounds_per_pass']:.2f}",
+            " + ".join(
+                "-" if (cpu := found.get(f"{side}_cpu_seconds_per_token")) is None else seconds(cpu)
+                for side in ("proxy", "client")
+            ),
         )
         for found in record["sweep"]
     ]
-    head = ("conversations", "tokens per second", "over one", "seconds per token of each", "rounds per pass")
+    head = (
+        "conversations",
+        "tokens per second",
+        "over one",
+        "seconds per token of each",
+        "rounds per pass",
+        "processor time of a token, proxy + client",
+    )
     return (
         "## Conversations at once\n\n"
         + where(record, "concurrency")

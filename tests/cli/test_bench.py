@@ -121,6 +121,8 @@ def test_bench_concurrency_sweeps_and_reports_batches(against: list[str]) -> Non
     assert found["sweep"][0]["rounds_per_pass"] == 1
     assert 1 <= found["sweep"][1]["rounds_per_pass"] <= 2
     assert found["ratio_to_one_conversation"]["1"] == 1
+    assert found["sweep"][0]["client_cpu_seconds_per_token"] > 0
+    assert found["sweep"][0]["proxy_cpu_seconds_per_token"] is None
     assert found["ratio_to_one_conversation"]["2"] > 0
 
 

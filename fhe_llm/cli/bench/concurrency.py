@@ -7,10 +7,12 @@ last. Clients and proxy share the machine, so the clients' work is part of what 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 from fhe_llm.cli.asking import Served, served
@@ -39,6 +41,11 @@ class Conversation:
         self._process = subprocess.Popen(  # noqa: S603
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
         )
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
 
     def wait_ready(self) -> None:
         """Return once it has connected and warmed up; raises :class:`TransportError`."""
@@ -125,18 +132,31 @@ def _conversations(proxy: Served, preset: str, count: int) -> Iterator[list[Conv
 
 
 def _level(proxy: Served, conversations: Sequence[Conversation], tokens: int, repeats: int) -> dict[str, Any]:
-    before = scrape(proxy.base_url)
+    before, pids = scrape(proxy.base_url), [c.pid for c in conversations]
+    clients, own = _cpu(pids), None if proxy.process is None else [proxy.process.pid]
+    served_before = None if own is None else _cpu(own)
     runs: list[list[Moments]] = []
     for _ in range(repeats):
         for conversation in conversations:
             conversation.start(tokens)
         runs.append([conversation.moments() for conversation in conversations])
     each = [(m[-1] - m[0]) / max(1, len(m) - 1) for run in runs for m in run]
-    rates = spread([rate(run) for run in runs])
+    rates, produced = spread([rate(run) for run in runs]), sum(len(m) for run in runs for m in run)
     return {
         "conversations": len(conversations),
         "tokens_per_second": rates.median,
         "tokens_per_second_spread": plain(rates),
         "seconds_per_token": plain(spread(each)),
         "rounds_per_pass": rounds_per_pass(before, scrape(proxy.base_url)),
+        "client_cpu_seconds_per_token": (_cpu(pids) - clients) / produced,
+        "proxy_cpu_seconds_per_token": None
+        if own is None or served_before is None
+        else (_cpu(own) - served_before) / produced,
     }
+
+
+def _cpu(pids: Sequence[int]) -> float:
+    """Processor seconds the processes have used so far (Linux): they tell the cost of a token on a busy machine too."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    stats = [Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split() for pid in pids]
+    return sum(int(fields[11]) + int(fields[12]) for fields in stats) / ticks
