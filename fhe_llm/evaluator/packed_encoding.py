@@ -108,6 +108,7 @@ def encode_rows(weights, scale, babies, base, words, first, last, t):  # type: i
     real = np.empty(width * _HALF, dtype=np.float64)
     imag = np.empty(width * _HALF, dtype=np.float64)
     whole = np.empty((width, LANES), dtype=np.float64)
+    flipped = np.empty((width, LANES), dtype=np.float64)
     z = np.empty((width, LANES), dtype=np.uint32)
     for row in range(first, last):
         out, giant = (base + row) // giants, (base + row) % giants * babies
@@ -116,10 +117,12 @@ def encode_rows(weights, scale, babies, base, words, first, last, t):  # type: i
             _gather(weights, out, source, offset, giant, real, imag, t.leaf)
             _inverse(real, imag, t.cosine, t.sine)
             _coefficients(real, imag, scale / width, whole)
+            _flip(whole, flipped)
             for limb in range(t.q.shape[0]):
                 q = t.q[limb]
-                _enter(whole, z, t.enter[limb], q, t.q_inverse[limb])
-                _forward(z.reshape(-1), t.twiddle[limb], q)
+                flat = z.reshape(-1)
+                _enter(whole.reshape(-1), flipped.reshape(-1), flat, t.enter[limb], q, t.q_inverse[limb])
+                _forward(flat, t.twiddle[limb], q)
                 _leave(z, t.leaf, words[limb], row, column, q)
 
 
@@ -189,28 +192,30 @@ def _coefficients(real, imag, factor, whole):  # type: ignore[no-untyped-def]
             high[lane] = np.rint((b[lane] + u[lane]) * half)
 
 
+@njit(nogil=True, cache=True)
+def _flip(whole, flipped):  # type: ignore[no-untyped-def]
+    """Row j of ``flipped`` is row G - j of ``whole``, row 0 zero."""
+    flipped[0, :] = 0.0
+    for j in range(1, whole.shape[0]):
+        flipped[j, :] = whole[whole.shape[0] - j]
+
+
 @njit(inline="always")
-def _residue(c, q, reciprocal):  # type: ignore[no-untyped-def]
-    """A whole number below 2^51 in magnitude modulo q; the quotient estimate is off by at most one."""
-    r = c - np.floor(c * reciprocal) * q
-    r += q if r < 0.0 else 0.0
-    r -= q if r >= q else 0.0
-    return np.uint64(np.int64(r))
+def _residue(c, q, modulus, reciprocal):  # type: ignore[no-untyped-def]
+    """A whole number below 2^51 in magnitude modulo q; the quotient is rounded to nearest."""
+    r = np.int32(c - np.rint(c * reciprocal) * modulus)
+    return np.uint32(np.uint32(r) + (q & np.uint32(r >> np.int32(31))))
 
 
 @njit(nogil=True, cache=True)
-def _enter(whole, z, enter, q, q_inverse):  # type: ignore[no-untyped-def]
-    """(c_j - i c_{G-j}) 2^32 modulo q: the remainder modulo Y^G - i in Montgomery form."""
-    width = whole.shape[0]
+def _enter(whole, flipped, z, enter, q, q_inverse):  # type: ignore[no-untyped-def]
+    """(c_j - i c_{G-j}) 2^32 modulo q: the remainder modulo Y^G - i in Montgomery form; everything flat."""
     modulus, reciprocal = np.float64(q), 1.0 / np.float64(q)
     unit, minus_i = np.uint64(enter[0]), np.uint64(enter[1])
-    for lane in range(LANES):
-        z[0, lane] = montgomery(_residue(whole[0, lane], modulus, reciprocal) * unit, q, q_inverse)
-    for j in range(1, width):
-        a, b, out = whole[j], whole[width - j], z[j]
-        for lane in range(LANES):
-            x, y = _residue(a[lane], modulus, reciprocal), _residue(b[lane], modulus, reciprocal)
-            out[lane] = montgomery(x * unit + y * minus_i, q, q_inverse)
+    for k in range(z.shape[0]):
+        x = _residue(whole[k], q, modulus, reciprocal)
+        y = _residue(flipped[k], q, modulus, reciprocal)
+        z[k] = montgomery(np.uint64(x) * unit + np.uint64(y) * minus_i, q, q_inverse)
 
 
 @njit(nogil=True, cache=True)
