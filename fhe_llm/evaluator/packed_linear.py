@@ -1,0 +1,112 @@
+"""Products of packed plans: a small modular matrix product for each distinct weight word.
+
+Words of a plaintext repeat with period G in each half of the slot order, so for every (limb, g) the products of a layer
+are OUT[row, column] = sum of V[row, inner] X[inner, column]: rows are (output, giant), inner runs over (input, baby), columns
+over (job, component, half, row of tokens). Ciphertext words are transposed into that form once a rotation and back once a
+giant step. Weights and inputs are centred, so that 24 products fit a signed sum of 64 bits.
+
+Layouts, with *units* limb * G + g: V [units, rows, inner], X [units, columns / 16, inner, 16], OUT [units, rows, columns].
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from fhe_llm.evaluator.keyswitch import rotate_hoisted, rotate_lazily
+from fhe_llm.evaluator.packed_tile import TILE_COLUMNS, TILE_ROWS, multiply_tile
+
+
+@njit(nogil=True, cache=True)
+def spread(ciphertext, x, inner, first_column, q):  # type: ignore[no-untyped-def]
+    """Write ``ciphertext`` [2, L, N] (slot order) to ``x`` at one inner index; centred. 2 L N words moved."""
+    limbs, n = ciphertext.shape[1:]
+    width = x.shape[0] // limbs
+    rows = n // 2 // width
+    step = min(rows, TILE_COLUMNS)
+    for limb in range(limbs):
+        modulus, half = np.int32(q[limb]), np.int32(q[limb] // 2)
+        for part in range(4):
+            source = ciphertext[part // 2, limb, part % 2 * (n // 2) : (part % 2 + 1) * (n // 2)]
+            for row in range(0, rows, step):
+                column = first_column + part * rows + row
+                tile, lane = column // TILE_COLUMNS, column % TILE_COLUMNS
+                for g in range(width):
+                    target = x[limb * width + g, tile, inner, lane : lane + step]
+                    for i in range(step):
+                        value = np.int32(source[(row + i) * width + g])
+                        target[i] = value - (modulus if value > half else np.int32(0))
+
+
+@njit(nogil=True, cache=True)
+def collect(products, row, first_column, ciphertext):  # type: ignore[no-untyped-def]
+    """One row of OUT back to a ciphertext [2, L, N] in slot order."""
+    limbs, n = ciphertext.shape[1:]
+    width = products.shape[0] // limbs
+    rows = n // 2 // width
+    for limb in range(limbs):
+        for part in range(4):
+            target = ciphertext[part // 2, limb, part % 2 * (n // 2) : (part % 2 + 1) * (n // 2)]
+            first = first_column + part * rows
+            for g in range(width):
+                source = products[limb * width + g, row, first : first + rows]
+                for i in range(rows):
+                    target[i * width + g] = source[i]
+
+
+@njit(nogil=True, cache=True)
+def multiply(v, x, products, base, first, last, t):  # type: ignore[no-untyped-def]
+    """Rows ``base`` ... of ``products`` = V X / 2^32 for the units ``first`` ... ``last`` - 1."""
+    width = v.shape[0] // t.q.shape[0]
+    rows, depth, tiles, columns = v.shape[1], v.shape[2], x.shape[1], products.shape[2]
+    flat_v, flat_x, flat_out = v.reshape(-1), x.reshape(-1), products.reshape(-1)
+    for unit in range(first, last):
+        limb = unit // width
+        for tile in range(tiles):
+            for row in range(0, rows, TILE_ROWS):
+                multiply_tile(
+                    flat_v,
+                    (unit * rows + row) * depth,
+                    depth,
+                    flat_x,
+                    (unit * tiles + tile) * depth * TILE_COLUMNS,
+                    depth,
+                    flat_out,
+                    (unit * products.shape[1] + base + row) * columns + tile * TILE_COLUMNS,
+                    columns,
+                    t.q[limb],
+                    t.q_inverse[limb],
+                    t.fold[limb],
+                )
+
+
+@njit(nogil=True, cache=True)
+def baby_steps(inputs, digits, keys, key_rows, x, first_column, first, last, w, t):  # type: ignore[no-untyped-def]
+    """Rotate inputs and spread them: tasks ``first`` ... ``last`` - 1 number (input, baby) pairs.
+
+    ``inputs`` [n, 2, L, N] and their ``digits`` [n, L, M, N], ``keys`` [elements, L, 2, M, N] with the one of baby k at
+    ``key_rows[k]``.
+    """
+    babies = key_rows.shape[0]
+    turned = np.empty_like(inputs[0])
+    for task in range(first, last):
+        i, k = task // babies, task % babies
+        if k == 0:
+            spread(inputs[i], x, task, first_column, t.q)
+        else:
+            rotate_hoisted(inputs[i, 0], digits[i], keys[key_rows[k]], k, turned, w, t)
+            spread(turned, x, task, first_column, t.q)
+
+
+@njit(nogil=True, cache=True)
+def giant_steps(products, first_row, first_column, keys, key_rows, babies, switched, direct, w, t):  # type: ignore[no-untyped-def]
+    """Collect the giants of one output, rotate them into place, add: ``switched`` [2, M, N] and ``direct`` [2, L, N].
+
+    Giant step i, a rotation by i * ``babies``, has its key at ``key_rows[i]``. The sums are kept as ``finish`` takes them.
+    """
+    switched[:] = 0
+    collected = np.empty_like(direct)
+    collect(products, first_row, first_column, direct)
+    for i in range(1, key_rows.shape[0]):
+        collect(products, first_row + i, first_column, collected)
+        rotate_lazily(collected, keys[key_rows[i]], i * babies, switched, direct[0], w, t)
