@@ -12,10 +12,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fhe_llm.errors import ParameterError
 from fhe_llm.evaluator import keyswitch, linear, packed_encoding, packed_linear
 from fhe_llm.evaluator.contract import EncodedLayer, Job
 from fhe_llm.evaluator.packed_plan import PackedPlan
+from fhe_llm.evaluator.packed_reference import check_packed
 from fhe_llm.evaluator.packed_scale import packed_log_weight_scale
 from fhe_llm.evaluator.packed_tile import TILE_COLUMNS
 from fhe_llm.evaluator.rns import RingTables
@@ -35,13 +35,7 @@ def encode_packed(
     preset: Preset, name: str, plan: PackedPlan, weights: NDArray[np.float32]
 ) -> EncodedLayer:
     """The layer as float weights [out_features, in_features] (not copied); raises :class:`ParameterError`."""
-    if weights.shape != (plan.out_features, plan.in_features):
-        raise ParameterError(
-            f"cannot encode {name}: weights are {weights.shape}, the plan is for "
-            f"{(plan.out_features, plan.in_features)}. Plan this layer anew."
-        )
-    if not np.isfinite(weights).all():
-        raise ParameterError(f"cannot encode {name}: some weights are not finite. Check the model file.")
+    check_packed(name, plan, weights)
     log_scale = packed_log_weight_scale(preset, plan, weights)
     packed_encoding.check_scale(preset, name, log_scale, weights)
     return EncodedLayer(name, plan, log_scale, np.ascontiguousarray(weights, dtype=np.float32))
