@@ -50,7 +50,7 @@ class CpuEvaluator:
         self._packed = PackedEngine(preset, self._tables, self._ring, self._special_mod, self._split)
 
     def encode(self, name: str, plan: Plan, weights: NDArray[np.float32]) -> EncodedLayer:
-        """Encode ``weights`` [out_features, in_features]; about 0.1 ms per product and thread, nothing for packed plans."""
+        """Encode ``weights`` [out_features, in_features]; 0.1 ms per product and thread, later for packed plans."""
         if isinstance(plan, PackedPlan):
             return encode_packed(self.preset, name, plan, weights)
         return encode_layer(self.preset, name, plan, weights, self._pool)

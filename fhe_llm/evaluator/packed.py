@@ -31,9 +31,7 @@ CHUNK_BYTES: Final = 4 << 20
 """Encoded weights that exist at a time: they stay in the cache until they are used."""
 
 
-def encode_packed(
-    preset: Preset, name: str, plan: PackedPlan, weights: NDArray[np.float32]
-) -> EncodedLayer:
+def encode_packed(preset: Preset, name: str, plan: PackedPlan, weights: NDArray[np.float32]) -> EncodedLayer:
     """The layer as float weights [out_features, in_features] (not copied); raises :class:`ParameterError`."""
     check_packed(name, plan, weights)
     log_scale = packed_log_weight_scale(preset, plan, weights)
@@ -124,9 +122,7 @@ class PackedEngine:
             by_limb = v.reshape(len(tables.q), plan.width, rows, depth)
 
             def encode(first: int, last: int, base: int = base, words: NDArray[np.int32] = by_limb) -> None:
-                packed_encoding.encode_rows(
-                    layer.words, scale, plan.babies, base, words, first, last, tables
-                )
+                packed_encoding.encode_rows(layer.words, scale, plan.babies, base, words, first, last, tables)
 
             def multiply(first: int, last: int, base: int = base, v: NDArray[np.int32] = v) -> None:
                 packed_linear.multiply(v, x, products, base, first, last, tables)
@@ -182,7 +178,8 @@ class _Arena:
         if held is None or held.size < size:
             fresh = np.empty(size + LINE_WORDS, dtype=np.uint32)
             held = self._held[name] = fresh[-(fresh.ctypes.data // 4) % LINE_WORDS :]  # on a cache line
-        return held[:size].view(kind).reshape(shape)
+        words: NDArray[Any] = held[:size].view(kind).reshape(shape)
+        return words
 
 
 class _Arenas:

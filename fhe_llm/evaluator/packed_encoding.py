@@ -4,8 +4,8 @@ A real slot vector of period G is a polynomial p in Y = X^{N/2G} with p(Y) = p(1
 modulo Y^G - i: G complex numbers that one inverse transform of length G takes from the slots, c_j - i c_{G-j} for
 integers c. The same remainder modulo a prime, with a square root of -1 for i, and a forward transform of length
 G give the G words that stand in both halves of the slot order and repeat with period G in each. Lanes are sixteen
-consecutive offsets of one diagonal band, so the kernel reads weights and writes words contiguously; two of them share one
-complex transform, one in the real parts and one in the imaginary ones.
+consecutive offsets of one diagonal band, so the kernel reads weights and writes words contiguously; two of them
+share one complex transform, one in the real parts and one in the imaginary ones.
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
 """Products of packed plans: a small modular matrix product for each distinct weight word.
 
-Words of a plaintext repeat with period G in each half of the slot order, so for every (limb, g) the products of a layer
-are OUT[row, column] = sum of V[row, inner] X[inner, column]: rows are (output, giant), inner runs over (input, baby), columns
-over (job, component, half, row of tokens). Ciphertext words are transposed into that form once a rotation and back once a
-giant step. Weights and inputs are centred, so that 24 products fit a signed sum of 64 bits.
+Words of a plaintext repeat with period G in each half of the slot order, so for every (limb, g) the products of a
+layer are OUT[row, column] = sum of V[row, inner] X[inner, column]: rows are (output, giant), inner runs over
+(input, baby), columns over (job, component, half, row of tokens). Ciphertext words are transposed into that form
+once a rotation and back once a giant step. Weights and inputs are centred, so that 24 products fit a signed sum of
+64 bits.
 
-Layouts, with *units* limb * G + g: V [units, rows, inner], X [units, columns / 16, inner, 16], OUT [units, rows, columns].
+Layouts, with *units* limb * G + g: V [units, rows, inner], X [units, columns / 16, inner, 16],
+OUT [units, rows, columns].
 """
 
 from __future__ import annotations
@@ -102,7 +104,7 @@ def baby_steps(inputs, digits, keys, key_rows, x, first_column, first, last, w, 
 def giant_steps(products, first_row, first_column, keys, key_rows, babies, switched, direct, w, t):  # type: ignore[no-untyped-def]
     """Collect the giants of one output, rotate them into place, add: ``switched`` [2, M, N] and ``direct`` [2, L, N].
 
-    Giant step i, a rotation by i * ``babies``, has its key at ``key_rows[i]``. The sums are kept as ``finish`` takes them.
+    Giant step i, a rotation by i * ``babies``, has its key at ``key_rows[i]``. The sums are what ``finish`` takes.
     """
     switched[:] = 0
     collected = np.empty_like(direct)

@@ -1,8 +1,8 @@
 """Plans for many tokens in one ciphertext: token-major layout, one weight polynomial for all tokens.
 
-A ciphertext holds G features of T rows of tokens, G T = N/2: slot t G + f belongs to feature f of row t. A row carries two
-tokens, t in the real parts and t + T in the imaginary ones; weights are real, so the two never mix. Output block o of
-G features is y_o = sum over inputs i and offsets -G < k < G of u (.) rot(x_i, k + G) with
+A ciphertext holds G features of T rows of tokens, G T = N/2: slot t G + f belongs to feature f of row t. A row
+carries two tokens, t in the real parts and t + T in the imaginary ones; weights are real, so the two never mix.
+Output block o of G features is y_o = sum over inputs i and offsets -G < k < G of u (.) rot(x_i, k + G) with
 
     u[g] = W[o G + g, i G + g + k] where 0 <= g + k < G, and 0 elsewhere.
 
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from math import ceil
@@ -157,12 +157,14 @@ def packed_plans(parameters: Preset, out_features: int, in_features: int) -> tup
     return tuple(p for p in plans if max(p.input_ciphertexts, p.output_ciphertexts) <= MAX_CIPHERTEXTS)
 
 
-def split_tokens(single: LinearPlan, packed: Sequence[PackedPlan], count: int) -> tuple[tuple[Plan, int], ...]:
+def split_tokens(
+    single: LinearPlan, packed: Sequence[PackedPlan], count: int
+) -> tuple[tuple[Plan, int], ...]:
     """The cheapest way to evaluate ``count`` vectors: (plan, vectors) in order, at most one entry for each plan.
 
     A packed entry may stand for several groups; the last may be short. Deterministic.
     """
-    if not packed:
+    if not packed or count <= 1:
         return ((single, count),) if count else ()
     largest = packed[-1]
     whole, rest = divmod(count, largest.tokens)
@@ -200,3 +202,17 @@ def _single_cost(plan: LinearPlan, model: PackedCostModel) -> float:
         + model.reply * plan.output_ciphertexts
         + model.request * plan.input_ciphertexts
     )
+
+
+def layer_plans(parameters: Preset, out_features: int, in_features: int) -> tuple[Plan, ...]:
+    """Every plan a layer is offered in: the one for single tokens, then the packed ones, smallest first."""
+    return (
+        plan_linear(parameters, out_features, in_features),
+        *packed_plans(parameters, out_features, in_features),
+    )
+
+
+def plan_elements(parameters: Preset, plans: Iterable[Plan]) -> tuple[int, ...]:
+    """Galois elements 3^k mod 2N that the plans' rotations need, ascending."""
+    steps = {k for plan in plans for k in plan.rotations}
+    return tuple(sorted(pow(3, k, 2 * parameters.ring_degree) for k in steps))

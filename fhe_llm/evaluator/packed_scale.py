@@ -1,10 +1,10 @@
 """How large the weights' scale of a packed plan may be before a reply wraps around its modulus.
 
-A coefficient is an average over slots, so it is at most the root mean square of the slots (Cauchy-Schwarz). Slot (t, g) of
-output block o holds y_o[g] of two tokens, one in each part; every token travels with root mean square one, hence norm
-sqrt(in). With sigma the largest singular value of the block's G rows of W, a row of tokens adds at most
-2 sigma^2 in to the sum of squares, and T rows over G T slots leave a mean square of at most 2 sigma^2 in / G. The bound holds
-for every input and takes the worst block; rows of padding only lower it.
+A coefficient is an average over slots, so it is at most the root mean square of the slots (Cauchy-Schwarz). Slot
+(t, g) of output block o holds y_o[g] of two tokens, one in each part; every token travels with root mean square one,
+hence norm sqrt(in). With sigma the largest singular value of the block's G rows of W, a row of tokens adds at most
+2 sigma^2 in to the sum of squares, and T rows over G T slots leave a mean square of at most 2 sigma^2 in / G. The
+bound holds for every input and takes the worst block; rows of padding only lower it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fhe_llm.params import Preset
 EXACT_SIDE: Final = 640
 """Blocks with a side up to this have their eigenvalues computed; others a bound from power iteration."""
 ROUNDING: Final = 1e-6
-"""Relative error of float32 sums and of the eigenvalues, generously."""
+"""Relative error of an eigenvalue of double-precision sums, generously."""
 
 
 def packed_log_weight_scale(preset: Preset, plan: PackedPlan, weights: NDArray[np.float32]) -> int:

@@ -24,27 +24,32 @@ _LANES = ir.VectorType(_I64, TILE_COLUMNS // 2)
 _ZERO: Final = ir.Constant(_LANES, [0] * (TILE_COLUMNS // 2))
 
 
-@intrinsic  # type: ignore[misc]
-def multiply_tile(typingctx, v, v_at, v_stride, x, x_at, depth, out, out_at, out_stride, q, q_inverse, fold):  # type: ignore[no-untyped-def] # noqa: PLR0913, PLR0917
-    """out[r, c] = sum over k of v[r, k] x[k, c] / 2^32 mod q, for 8 rows and 16 columns; ``depth`` >= 1 products each.
-
-    ``v``, ``x`` are flat int32 arrays of residues of magnitude below 2^29, ``out`` a flat uint32 array of residues
-    below ``q`` < 2^30; the tile starts at the given positions, rows of ``v`` and ``out`` lie a stride apart and those
-    of ``x`` follow one another. ``fold`` is 2^32 mod q, of magnitude below 2^29. Nothing is bounds-checked.
-    """
+def _multiply_tile(
+    _context, v, _v_at, _v_stride, x, _x_at, _depth, out, _out_at, _out_stride, _q, _q_inverse, _fold
+):  # type: ignore[no-untyped-def]
     position = types.intp
     signature = types.void(
-        v, position, position, x, position, position, out, position, position, types.uint32, types.uint32, types.int32
+        *(v, position, position),
+        *(x, position, position),
+        *(out, position, position),
+        *(types.uint32, types.uint32, types.int32),
     )
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        data = [
-            context.make_array(sig.args[i])(context, builder, value=args[i]).data for i in (0, 3, 6)
-        ]
+        data = [context.make_array(sig.args[i])(context, builder, value=args[i]).data for i in (0, 3, 6)]
         _emit(builder, _Operands(builder, data, args))
         return context.get_dummy_value()
 
     return signature, codegen
+
+
+multiply_tile: Any = intrinsic(_multiply_tile)
+"""``multiply_tile(v, v_at, v_stride, x, x_at, depth, out, out_at, out_stride, q, q_inverse, fold)``, in compiled code:
+out[r, c] = sum over k of v[r, k] x[k, c] / 2^32 mod q for 8 rows, 16 columns and ``depth`` >= 1 products each.
+
+``v``, ``x`` are flat int32 arrays of residues of magnitude below 2^29, ``out`` a flat uint32 array of residues below
+``q`` < 2^30; the tile starts at the given positions, rows of ``v`` and ``out`` lie a stride apart and those of ``x``
+follow one another. ``fold`` is 2^32 mod q, of magnitude below 2^29. Nothing is bounds-checked."""
 
 
 class _Operands:
@@ -111,9 +116,7 @@ def _add_products(builder: Any, o: _Operands, k: Any, sums: list[Any]) -> list[A
     for row in range(TILE_ROWS):
         word = builder.load(builder.gep(o.v[row], [k]), align=4)
         weight = _signed(builder, builder.bitcast(_spread_word(builder, word), _LANES))
-        added += [
-            builder.add(sums[2 * row + part], builder.mul(weight, columns[part])) for part in range(2)
-        ]
+        added += [builder.add(sums[2 * row + part], builder.mul(weight, columns[part])) for part in range(2)]
     return added
 
 

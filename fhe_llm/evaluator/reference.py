@@ -17,8 +17,8 @@ from fhe_llm.errors import ParameterError
 from fhe_llm.evaluator.contract import EncodedLayer, EvaluationKeys, Job, MissingRotationKeyError, Timings
 from fhe_llm.evaluator.packed_plan import PackedPlan, Plan
 from fhe_llm.evaluator.packed_reference import check_packed, packed_product
-from fhe_llm.evaluator.plan import LinearPlan
 from fhe_llm.evaluator.packed_scale import packed_log_weight_scale
+from fhe_llm.evaluator.plan import LinearPlan
 from fhe_llm.evaluator.scale import log_weight_scale
 from fhe_llm.evaluator.schedule import plaintext_slots, schedule
 from fhe_llm.params import Preset
