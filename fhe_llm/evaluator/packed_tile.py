@@ -24,9 +24,9 @@ _LANES = ir.VectorType(_I64, TILE_COLUMNS // 2)
 _ZERO: Final = ir.Constant(_LANES, [0] * (TILE_COLUMNS // 2))
 
 
-def _multiply_tile(
+def _multiply_tile(  # type: ignore[no-untyped-def]
     _context, v, _v_at, _v_stride, x, _x_at, _depth, out, _out_at, _out_stride, _q, _q_inverse, _fold
-):  # type: ignore[no-untyped-def]
+):
     position = types.intp
     signature = types.void(
         *(v, position, position),
