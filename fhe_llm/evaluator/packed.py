@@ -17,7 +17,7 @@ from fhe_llm.evaluator.contract import EncodedLayer, Job
 from fhe_llm.evaluator.packed_plan import PackedPlan
 from fhe_llm.evaluator.packed_reference import check_packed
 from fhe_llm.evaluator.packed_scale import packed_log_weight_scale
-from fhe_llm.evaluator.packed_tile import TILE_COLUMNS
+from fhe_llm.evaluator.packed_tile import TILE_COLUMNS, TILE_ROWS
 from fhe_llm.evaluator.rns import RingTables
 from fhe_llm.params import Preset
 
@@ -76,7 +76,7 @@ class PackedEngine:
         for j, job in enumerate(jobs):
             self._baby_steps(plan, job, x, 4 * plan.rows * j)
         turned = perf_counter()
-        rows = plan.output_ciphertexts * len(plan.giant_rotations)
+        rows = _whole_tiles(plan.output_ciphertexts * len(plan.giant_rotations))
         products = arena.array("products", (units, rows, columns), np.uint32)
         self._products(layer, x, products, arena)
         multiplied = perf_counter()
@@ -113,16 +113,16 @@ class PackedEngine:
         plan = _packed(layer)
         tables = packed_encoding.packed_tables(plan.preset_name, plan.width)
         giants, depth, units = len(plan.giant_rotations), x.shape[2], x.shape[0]
-        scale = 2.0**layer.log_weight_scale
+        scale, steps = 2.0**layer.log_weight_scale, packed_encoding.giant_steps(plan)
         most = max(1, CHUNK_BYTES // (4 * units * giants * depth))
         for output in range(0, plan.output_ciphertexts, most):
             base = output * giants
             rows = min(most, plan.output_ciphertexts - output) * giants
-            v = arena.array("v", (units, rows, depth), np.int32)
-            by_limb = v.reshape(len(tables.q), plan.width, rows, depth)
+            v = arena.array("v", (units, _whole_tiles(rows), depth), np.int32)
+            by_limb = v.reshape(len(tables.q), plan.width, -1, depth)
 
             def encode(first: int, last: int, base: int = base, words: NDArray[np.int32] = by_limb) -> None:
-                packed_encoding.encode_rows(layer.words, scale, plan.babies, base, words, first, last, tables)
+                packed_encoding.encode_rows(layer.words, scale, plan.babies, steps, base, words, first, last, tables)
 
             def multiply(first: int, last: int, base: int = base, v: NDArray[np.int32] = v) -> None:
                 packed_linear.multiply(v, x, products, base, first, last, tables)
@@ -135,8 +135,8 @@ class PackedEngine:
     ) -> list[NDArray[np.uint32]]:
         limbs, n, outputs = len(self._preset.data_primes), self._preset.ring_degree, plan.output_ciphertexts
         replies = np.empty((len(jobs), outputs, 2, self._preset.reply_limbs, n), dtype=np.uint32)
-        giants = plan.giant_rotations
-        key_rows = [_key_rows(job, giants) for job in jobs]
+        steps = packed_encoding.giant_steps(plan)
+        key_rows = [_key_rows(job, plan.giant_rotations) for job in jobs]
 
         def turn(first: int, last: int) -> None:
             w = keyswitch.workspace(n, limbs)
@@ -146,11 +146,11 @@ class PackedEngine:
                 j, output = divmod(task, outputs)
                 packed_linear.giant_steps(
                     products,
-                    output * len(giants),
+                    output * len(steps),
                     4 * plan.rows * j,
                     jobs[j].keys.words,
                     key_rows[j],
-                    plan.babies,
+                    steps,
                     switched,
                     direct,
                     w,
@@ -204,6 +204,11 @@ class _Arenas:
 def _packed(layer: EncodedLayer) -> PackedPlan:
     assert isinstance(layer.plan, PackedPlan)  # noqa: S101  the evaluator's dispatch
     return layer.plan
+
+
+def _whole_tiles(rows: int) -> int:
+    """Rows of a buffer that whole tiles fill; what the surplus ones hold is never read."""
+    return -(-rows // TILE_ROWS) * TILE_ROWS
 
 
 def _key_rows(job: Job, steps: Sequence[int]) -> NDArray[np.int64]:

@@ -86,32 +86,36 @@ def encode_block(
 ) -> NDArray[np.int32]:
     """Words of ``outputs`` output blocks, [L, G, outputs * giants, inputs * babies]: Montgomery form, centred."""
     tables = packed_tables(plan.preset_name, plan.width)
-    giants = len(plan.giant_rotations)
+    steps, giants = giant_steps(plan), len(plan.giant_rotations)
     words = np.empty(
         (len(tables.q), plan.width, outputs * giants, plan.input_ciphertexts * plan.babies), dtype=np.int32
     )
-    encode_rows(
-        weights, 2.0**log_scale, plan.babies, first_output * giants, words, 0, outputs * giants, tables
-    )
+    rows = outputs * giants
+    encode_rows(weights, 2.0**log_scale, plan.babies, steps, first_output * giants, words, 0, rows, tables)
     return words
 
 
+def giant_steps(plan: PackedPlan) -> NDArray[np.int64]:
+    """The plan's giant steps as the kernels take them."""
+    return np.array(plan.giant_rotations, dtype=np.int64)
+
+
 @njit(nogil=True, cache=True)
-def encode_rows(weights, scale, babies, base, words, first, last, t):  # type: ignore[no-untyped-def]
+def encode_rows(weights, scale, babies, steps, base, words, first, last, t):  # type: ignore[no-untyped-def]
     """Encode rows ``first`` ... ``last`` - 1 of ``words`` [L, G, rows, inputs * babies] (int32).
 
-    Row r stands for (output, giant) number ``base`` + r; ``weights`` is [out_features, in_features]. For each sixteen
-    plaintexts: one complex transform of 8 G and L transforms of 16 G points, about 3 G log2(G) butterflies a prime.
+    Row r stands for (output, giant) number ``base`` + r, its rotation is in ``steps``; ``weights`` is [out_features,
+    in_features]. For each sixteen plaintexts: one complex transform of 8 and L of 16 lanes of G points.
     """
     width = t.leaf.shape[0]
-    giants = 2 * width // babies
+    giants = steps.shape[0]
     real = np.empty(width * _HALF, dtype=np.float64)
     imag = np.empty(width * _HALF, dtype=np.float64)
     whole = np.empty((width, LANES), dtype=np.float64)
     flipped = np.empty((width, LANES), dtype=np.float64)
     z = np.empty((width, LANES), dtype=np.uint32)
     for row in range(first, last):
-        out, giant = (base + row) // giants, (base + row) % giants * babies
+        out, giant = (base + row) // giants, steps[(base + row) % giants]
         for column in range(0, words.shape[3], LANES):
             source, offset = column // babies, giant + column % babies - width
             _gather(weights, out, source, offset, giant, real, imag, t.leaf)

@@ -58,7 +58,7 @@ def collect(products, row, first_column, ciphertext):  # type: ignore[no-untyped
 
 @njit(nogil=True, cache=True)
 def multiply(v, x, products, base, first, last, t):  # type: ignore[no-untyped-def]
-    """Rows ``base`` ... of ``products`` = V X / 2^32 for the units ``first`` ... ``last`` - 1."""
+    """Rows ``base`` ... of ``products`` = V X / 2^32 for the units ``first`` ... ``last`` - 1; whole tiles of rows."""
     width = v.shape[0] // t.q.shape[0]
     rows, depth, tiles, columns = v.shape[1], v.shape[2], x.shape[1], products.shape[2]
     flat_v, flat_x, flat_out = v.reshape(-1), x.reshape(-1), products.reshape(-1)
@@ -101,14 +101,19 @@ def baby_steps(inputs, digits, keys, key_rows, x, first_column, first, last, w, 
 
 
 @njit(nogil=True, cache=True)
-def giant_steps(products, first_row, first_column, keys, key_rows, babies, switched, direct, w, t):  # type: ignore[no-untyped-def]
+def giant_steps(products, first_row, first_column, keys, key_rows, steps, switched, direct, w, t):  # type: ignore[no-untyped-def]
     """Collect the giants of one output, rotate them into place, add: ``switched`` [2, M, N] and ``direct`` [2, L, N].
 
-    Giant step i, a rotation by i * ``babies``, has its key at ``key_rows[i]``. The sums are what ``finish`` takes.
+    Giant step i, a rotation by ``steps[i]``, has its key at ``key_rows[i]``; only the first may be zero. The sums are
+    what ``finish`` takes.
     """
     switched[:] = 0
     collected = np.empty_like(direct)
-    collect(products, first_row, first_column, direct)
-    for i in range(1, key_rows.shape[0]):
+    first = 1 if steps[0] == 0 else 0
+    if first == 1:
+        collect(products, first_row, first_column, direct)
+    else:
+        direct[:] = 0
+    for i in range(first, steps.shape[0]):
         collect(products, first_row + i, first_column, collected)
-        rotate_lazily(collected, keys[key_rows[i]], i * babies, switched, direct[0], w, t)
+        rotate_lazily(collected, keys[key_rows[i]], steps[i], switched, direct[0], w, t)

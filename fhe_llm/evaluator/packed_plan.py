@@ -95,10 +95,12 @@ class PackedPlan:
         """Baby rotations 0 ... babies - 1."""
         return self.baby_steps
 
-    @property
+    @cached_property
     def giant_rotations(self) -> tuple[int, ...]:
-        """Giant steps: multiples of ``baby_steps`` below 2 G, 0 among them."""
-        return tuple(range(0, 2 * self.width, self.baby_steps))
+        """Giant steps: the multiples of ``baby_steps`` below 2 G that offsets of a block of this shape need."""
+        lowest = self.width - min(self.width, self.out_features) + 1
+        highest = self.width + min(self.width, self.in_features) - 1
+        return tuple(range(lowest // self.baby_steps * self.baby_steps, highest + 1, self.baby_steps))
 
     @cached_property
     def rotations(self) -> tuple[int, ...]:
@@ -109,12 +111,14 @@ class PackedPlan:
     def rotation_count(self) -> int:
         """Key switches one evaluation performs."""
         babies = self.input_ciphertexts * (self.babies - 1)
-        return babies + self.output_ciphertexts * (len(self.giant_rotations) - 1)
+        giants = sum(step != 0 for step in self.giant_rotations)
+        return babies + self.output_ciphertexts * giants
 
     @property
     def product_count(self) -> int:
-        """Ciphertext-plaintext products one evaluation performs; the one that is all zeros among them."""
-        return self.input_ciphertexts * self.output_ciphertexts * 2 * self.width
+        """Ciphertext-plaintext products one evaluation performs, those with all-zero plaintexts among them."""
+        offsets = len(self.giant_rotations) * self.babies
+        return self.input_ciphertexts * self.output_ciphertexts * offsets
 
     def cost(self, model: PackedCostModel) -> float:
         """Estimated microseconds of one evaluation under ``model``."""

@@ -20,7 +20,7 @@ from fhe_llm.evaluator.packed_plan import PackedPlan
 from fhe_llm.evaluator.scale import MARGIN_BITS, MAX_LOG_WEIGHT_SCALE, singular_value_bound
 from fhe_llm.params import Preset
 
-EXACT_SIDE: Final = 640
+EXACT_SIDE: Final = 128
 """Blocks with a side up to this have their eigenvalues computed; others a bound from power iteration."""
 ROUNDING: Final = 1e-6
 """Relative error of an eigenvalue of double-precision sums, generously."""

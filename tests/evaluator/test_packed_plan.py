@@ -57,7 +57,10 @@ def test_maps_and_counts_agree(out: int, inp: int, name: str) -> None:
             assert (where == where[:, :1]).all()
         keyed = {0, *plan.rotations}
         assert all(giant in keyed for giant in plan.giant_rotations)
-        assert max(plan.giant_rotations) + plan.babies == 2 * plan.width
+        offsets = {giant + baby for giant in plan.giant_rotations for baby in range(plan.babies)}
+        rows, columns = min(plan.width, out), min(plan.width, inp)
+        assert offsets >= set(range(plan.width - rows + 1, plan.width + columns))
+        assert max(offsets) < 2 * plan.width
         assert max(plan.input_ciphertexts, plan.output_ciphertexts) <= MAX_CIPHERTEXTS
 
 
