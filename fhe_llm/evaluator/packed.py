@@ -77,7 +77,7 @@ class PackedEngine:
             self._baby_steps(plan, job, x, 4 * plan.rows * j)
         turned = perf_counter()
         rows = _whole_tiles(plan.output_ciphertexts * len(plan.giant_rotations))
-        products = arena.array("products", (units, rows, columns), np.uint32)
+        products = arena.array("products", (rows, units * columns + LINE_WORDS), np.uint32)
         self._products(layer, x, products, arena)
         multiplied = perf_counter()
         replies = self._giant_steps(plan, jobs, products)
@@ -118,11 +118,12 @@ class PackedEngine:
         for output in range(0, plan.output_ciphertexts, most):
             base = output * giants
             rows = min(most, plan.output_ciphertexts - output) * giants
-            v = arena.array("v", (units, _whole_tiles(rows), depth), np.int32)
-            by_limb = v.reshape(len(tables.q), plan.width, -1, depth)
+            v = arena.array("v", (_whole_tiles(rows), units * depth + LINE_WORDS), np.int32)
 
-            def encode(first: int, last: int, base: int = base, words: NDArray[np.int32] = by_limb) -> None:
-                packed_encoding.encode_rows(layer.words, scale, plan.babies, steps, base, words, first, last, tables)
+            def encode(first: int, last: int, base: int = base, v: NDArray[np.int32] = v) -> None:
+                packed_encoding.encode_rows(
+                    layer.words, scale, plan.babies, steps, base, v, first, last, tables
+                )
 
             def multiply(first: int, last: int, base: int = base, v: NDArray[np.int32] = v) -> None:
                 packed_linear.multiply(v, x, products, base, first, last, tables)
@@ -145,9 +146,10 @@ class PackedEngine:
             for task in range(first, last):
                 j, output = divmod(task, outputs)
                 packed_linear.giant_steps(
-                    products,
-                    output * len(steps),
+                    products[output * len(steps) : (output + 1) * len(steps)],
                     4 * plan.rows * j,
+                    4 * plan.rows * len(jobs),
+                    plan.width,
                     jobs[j].keys.words,
                     key_rows[j],
                     steps,

@@ -87,12 +87,10 @@ def encode_block(
     """Words of ``outputs`` output blocks, [L, G, outputs * giants, inputs * babies]: Montgomery form, centred."""
     tables = packed_tables(plan.preset_name, plan.width)
     steps, giants = giant_steps(plan), len(plan.giant_rotations)
-    words = np.empty(
-        (len(tables.q), plan.width, outputs * giants, plan.input_ciphertexts * plan.babies), dtype=np.int32
-    )
-    rows = outputs * giants
+    rows, inner = outputs * giants, plan.input_ciphertexts * plan.babies
+    words = np.empty((rows, len(tables.q) * plan.width * inner), dtype=np.int32)
     encode_rows(weights, 2.0**log_scale, plan.babies, steps, first_output * giants, words, 0, rows, tables)
-    return words
+    return words.reshape(rows, len(tables.q), plan.width, inner).transpose(1, 2, 0, 3)
 
 
 def giant_steps(plan: PackedPlan) -> NDArray[np.int64]:
@@ -102,13 +100,13 @@ def giant_steps(plan: PackedPlan) -> NDArray[np.int64]:
 
 @njit(nogil=True, cache=True)
 def encode_rows(weights, scale, babies, steps, base, words, first, last, t):  # type: ignore[no-untyped-def]
-    """Encode rows ``first`` ... ``last`` - 1 of ``words`` [L, G, rows, inputs * babies] (int32).
+    """Encode rows ``first`` ... ``last`` - 1 of ``words``, each [L, G, inputs * babies] flat and maybe longer (int32).
 
     Row r stands for (output, giant) number ``base`` + r, its rotation is in ``steps``; ``weights`` is [out_features,
     in_features]. For each sixteen plaintexts: one complex transform of 8 and L of 16 lanes of G points.
     """
     width = t.leaf.shape[0]
-    giants = steps.shape[0]
+    giants, inner = steps.shape[0], -(-weights.shape[1] // width) * babies
     real = np.empty(width * _HALF, dtype=np.float64)
     imag = np.empty(width * _HALF, dtype=np.float64)
     whole = np.empty((width, LANES), dtype=np.float64)
@@ -116,7 +114,7 @@ def encode_rows(weights, scale, babies, steps, base, words, first, last, t):  # 
     z = np.empty((width, LANES), dtype=np.uint32)
     for row in range(first, last):
         out, giant = (base + row) // giants, steps[(base + row) % giants]
-        for column in range(0, words.shape[3], LANES):
+        for column in range(0, inner, LANES):
             source, offset = column // babies, giant + column % babies - width
             _gather(weights, out, source, offset, giant, real, imag, t.leaf)
             _inverse(real, imag, t.cosine, t.sine)
@@ -127,7 +125,7 @@ def encode_rows(weights, scale, babies, steps, base, words, first, last, t):  # 
                 flat = z.reshape(-1)
                 _enter(whole.reshape(-1), flipped.reshape(-1), flat, t.enter[limb], q, t.q_inverse[limb])
                 _forward(flat, t.twiddle[limb], q)
-                _leave(z, t.leaf, words[limb], row, column, q)
+                _leave(z, t.leaf, words[row], limb * width * inner + column, inner, q)
 
 
 @njit(nogil=True, cache=True)
@@ -239,11 +237,11 @@ def _forward(z, twiddle, q):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _leave(z, leaf, words, row, column, q):  # type: ignore[no-untyped-def]
-    """Words in slot order, centred: words[g, row, column ... column + LANES - 1]."""
+def _leave(z, leaf, words, first, inner, q):  # type: ignore[no-untyped-def]
+    """Words in slot order, centred: those of slot g at ``first`` + g * ``inner``."""
     half = np.uint32(q // 2)
     for g in range(leaf.shape[0]):
-        source, target = z[leaf[g]], words[g, row, column : column + LANES]
+        source, target = z[leaf[g]], words[first + g * inner : first + g * inner + LANES]
         for lane in range(LANES):
             value = source[lane]
             target[lane] = np.int32(value) - (np.int32(q) if value > half else np.int32(0))

@@ -21,7 +21,7 @@ def test_the_worst_group_does_not_wrap(tokens: int) -> None:
     (plan,) = (p for p in packed_plans(DEFAULT, 200, 150) if p.tokens == tokens)
     weights = np.random.default_rng().normal(size=(200, 150)).astype(np.float32)
     scale = packed_log_weight_scale(DEFAULT, plan, weights)
-    largest = 0.0
+    largest = worst = 0.0
     for first in range(0, 200, plan.width):
         block = weights[first : first + plan.width].astype(np.float64)
         x = np.linalg.svd(block)[2][0] * np.sqrt(150)
@@ -33,7 +33,7 @@ def test_the_worst_group_does_not_wrap(tokens: int) -> None:
         largest = max(largest, float(np.abs(coefficients).max()))
         mean_square = np.sqrt(np.mean(np.abs(slots) ** 2)) * 2.0 ** (DEFAULT.log_input_scale + scale)
         assert mean_square < HALF_MODULUS
-        worst = mean_square if first == 0 else max(worst, mean_square)
+        worst = max(worst, float(mean_square))
     assert largest <= worst * (1 + 1e-9)
     limited = scale == int(np.log2(HALF_MODULUS)) - DEFAULT.log_input_scale
     assert limited or worst * 4 > HALF_MODULUS / 2.0**0.5
