@@ -118,8 +118,7 @@ def encode_rows(weights, scale, babies, steps, base, words, first, last, t):  # 
             source, offset = column // babies, giant + column % babies - width
             _gather(weights, out, source, offset, giant, real, imag, t.leaf)
             _inverse(real, imag, t.cosine, t.sine)
-            _coefficients(real, imag, scale / width, whole)
-            _flip(whole, flipped)
+            _coefficients(real, imag, scale / width, whole, flipped)
             for limb in range(t.q.shape[0]):
                 q = t.q[limb]
                 flat = z.reshape(-1)
@@ -142,13 +141,13 @@ def _gather(weights, out, source, offset, giant, real, imag, leaf):  # type: ign
             a[:] = 0.0
             b[:] = 0.0
             continue
-        row = weights[first_row + g, first_column : first_column + columns]
         if j >= 0 and j + LANES <= columns:
-            low, high = row[j : j + _HALF], row[j + _HALF : j + LANES]
+            row = weights[first_row + g, first_column + j : first_column + j + LANES]
             for lane in range(_HALF):
-                a[lane] = np.float64(low[lane])
-                b[lane] = np.float64(high[lane])
+                a[lane] = np.float64(row[lane])
+                b[lane] = np.float64(row[_HALF + lane])
         else:
+            row = weights[first_row + g, first_column : first_column + columns]
             for lane in range(_HALF):
                 k = j + lane
                 a[lane] = np.float64(row[k]) if 0 <= k < columns else 0.0
@@ -177,29 +176,26 @@ def _inverse(real, imag, cosine, sine):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _coefficients(real, imag, factor, whole):  # type: ignore[no-untyped-def]
-    """Part the two vectors that share a remainder and round: ``whole`` [G, LANES], whole numbers below 2^51."""
+def _coefficients(real, imag, factor, whole, flipped):  # type: ignore[no-untyped-def]
+    """Part the two vectors that share a remainder and round: ``whole`` [G, LANES], whole numbers below 2^51.
+
+    Row j of ``flipped`` is row G - j of ``whole``, row 0 zero.
+    """
     width = whole.shape[0]
     for lane in range(_HALF):
         whole[0, lane] = np.rint(real[lane] * factor)
         whole[0, _HALF + lane] = np.rint(imag[lane] * factor)
+    flipped[0] = 0.0
     half = 0.5 * factor
     for j in range(1, width):
         at, other = j * _HALF, (width - j) * _HALF
         a, b = real[at : at + _HALF], imag[at : at + _HALF]
         u, v = real[other : other + _HALF], imag[other : other + _HALF]
-        low, high = whole[j, :_HALF], whole[j, _HALF:]
+        out, mirror = whole[j], flipped[width - j]
         for lane in range(_HALF):
-            low[lane] = np.rint((a[lane] - v[lane]) * half)
-            high[lane] = np.rint((b[lane] + u[lane]) * half)
-
-
-@njit(nogil=True, cache=True)
-def _flip(whole, flipped):  # type: ignore[no-untyped-def]
-    """Row j of ``flipped`` is row G - j of ``whole``, row 0 zero."""
-    flipped[0, :] = 0.0
-    for j in range(1, whole.shape[0]):
-        flipped[j, :] = whole[whole.shape[0] - j]
+            low, high = np.rint((a[lane] - v[lane]) * half), np.rint((b[lane] + u[lane]) * half)
+            out[lane], mirror[lane] = low, low
+            out[_HALF + lane], mirror[_HALF + lane] = high, high
 
 
 @njit(inline="always")
