@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fhe_llm.answer import Answer, Chunk
     from fhe_llm.client.keys import KeyRing
+    from fhe_llm.client.prefix_cache import PrefixCache
     from fhe_llm.client.sampling import SamplingParams
+    from fhe_llm.client.speculation import SpeculationSettings
     from fhe_llm.errors import FheLlmError
     from fhe_llm.llm import EncryptedLLM
     from fhe_llm.params import PRESETS, Preset
@@ -24,9 +26,11 @@ _HOMES = {
     "EncryptedLLM": "llm",
     "FheLlmError": "errors",
     "KeyRing": "client.keys",
+    "PrefixCache": "client.prefix_cache",
     "Preset": "params",
     "PrivacyReceipt": "receipt",
     "SamplingParams": "client.sampling",
+    "SpeculationSettings": "client.speculation",
 }
 
 __all__ = [
@@ -36,9 +40,11 @@ __all__ = [
     "EncryptedLLM",
     "FheLlmError",
     "KeyRing",
+    "PrefixCache",
     "Preset",
     "PrivacyReceipt",
     "SamplingParams",
+    "SpeculationSettings",
 ]
 
 

@@ -57,10 +57,33 @@ class AnswerTimings:
 
 
 @dataclass(frozen=True, slots=True)
+class Decoding:
+    """How the ``tokens`` after the first came about: ``rounds`` of ``passes`` through all ``layers``, which carried
+    ``drafted`` guesses of which ``accepted`` were right."""
+
+    tokens: int
+    layers: int
+    rounds: int
+    passes: int
+    drafted: int
+    accepted: int
+
+    @property
+    def rounds_per_token(self) -> float | None:
+        """As it went; without speculation it is ``layers``. None where there was one token."""
+        return self.rounds / self.tokens if self.tokens else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        without = {"rounds_per_token_without_speculation": self.layers if self.tokens else None}
+        return asdict(self) | {"rounds_per_token": self.rounds_per_token} | without
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """One finished answer. ``token_ids`` are all tokens the model chose, an end-of-turn token included;
     ``text`` is what they say, up to a stop string. ``finish_reason`` is "stop" (end of turn or stop string)
-    or "length"."""
+    or "length". ``cached_tokens`` of the ``prompt_tokens`` came from the prefix cache."""
 
     text: str
     token_ids: tuple[int, ...]
@@ -68,6 +91,8 @@ class Answer:
     prompt_tokens: int
     timings: AnswerTimings
     receipt: PrivacyReceipt
+    decoding: Decoding
+    cached_tokens: int = 0
 
     @property
     def completion_tokens(self) -> int:
@@ -81,12 +106,14 @@ class Answer:
             "token_ids": list(self.token_ids),
             "finish_reason": self.finish_reason,
             "prompt_tokens": self.prompt_tokens,
+            "cached_tokens": self.cached_tokens,
             "completion_tokens": self.completion_tokens,
             "seconds_per_token": self.timings.seconds_per_token,
             "seconds_to_first_token": self.timings.seconds_to_first_token,
             "bytes_up": self.receipt.bytes_up,
             "bytes_down": self.receipt.bytes_down,
             "rounds": self.receipt.rounds,
+            "decoding": self.decoding.to_dict(),
             "timings": asdict(self.timings),
             "receipt": self.receipt.to_dict(),
         }
@@ -97,9 +124,13 @@ class Answer:
     def _repr_html_(self) -> str:
         per_token = self.timings.seconds_per_token
         speed = "" if per_token is None else f", then {per_token:.2f} s a token"
+        cached = f" ({self.cached_tokens} cached)" if self.cached_tokens else ""
         rows = (
             ("answer", self.text),
-            ("tokens", f"{self.prompt_tokens} read, {self.completion_tokens} written ({self.finish_reason})"),
+            (
+                "tokens",
+                f"{self.prompt_tokens} read{cached}, {self.completion_tokens} written ({self.finish_reason})",
+            ),
             ("time", f"{self.timings.seconds_to_first_token:.1f} s to the first token{speed}"),
         )
         return html_table("Encrypted answer", rows) + self.receipt._repr_html_()

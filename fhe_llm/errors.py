@@ -13,7 +13,10 @@
     ├── FrameError                 bad_frame             bytes that are not one of our frames
     ├── ReplyError                 bad_reply             the proxy's answer fails validation
     ├── TransportError             proxy_unreachable     the proxy is down or went away
-    └── ProxyError                 (the proxy's own)     the proxy refused the request and said why
+    ├── ProxyError                 (the proxy's own)     the proxy refused the request and said why
+    ├── RequestError               request_refused       settings that make no sense (client/sampling.py)
+    ├── MissingRotationKeyError    missing_rotation_key  keys lack a rotation (evaluator/contract.py)
+    └── ProxyStartError            proxy_failed          a proxy of our own did not start (cli/proxy_process.py)
 
 ``code`` is stable across releases; messages are not.
 """

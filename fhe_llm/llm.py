@@ -17,9 +17,20 @@ from typing import Any, Final, Literal, Self, TypeVar, cast
 from fhe_llm import progress as progress_bars
 from fhe_llm.answer import Answer, Chunk
 from fhe_llm.client.cipher import Cipher
-from fhe_llm.client.conversation import Ask, Connected, Conversation, Prompt, Settings, connect, converse
+from fhe_llm.client.conversation import (
+    Ask,
+    Connected,
+    Conversation,
+    Prompt,
+    Settings,
+    connect,
+    converse,
+    with_draft_model,
+)
 from fhe_llm.client.keys import KeyRing
+from fhe_llm.client.prefix_cache import PrefixCache
 from fhe_llm.client.sampling import RequestError, SamplingParams
+from fhe_llm.client.speculation import SpeculationSettings
 from fhe_llm.client.transport import (
     AsyncHttpTransport,
     AsyncTransport,
@@ -52,6 +63,14 @@ class EncryptedLLM:
     object. ``transport`` "auto" prefers a WebSocket, "http" uses POST only; an object serves sync or async calls, as
     its kind is. Threads and tasks may share one object: each generation has a session of its own. Closing or
     cancelling a stream stops its work and leaves the object usable.
+
+    ``prefix_cache`` "auto" keeps the KV entries of prompts and answers in memory, at most 256 MiB, as long as this
+    object is open: a system prompt or an earlier turn of a chat is run once, and the proxy sees the length of what is
+    new. Users who must not learn of each other need objects of their own. :class:`PrefixCache` keeps them on disk.
+
+    ``speculation`` "auto" guesses tokens that earlier text suggests and checks them in one pass where passes so far
+    show that this pays; it changes no token, but the proxy sees how many were guessed. ``draft_model`` names a small
+    model of the same family that runs here and guesses too.
     """
 
     def __init__(
@@ -68,13 +87,13 @@ class EncryptedLLM:
         transport: Literal["auto", "http"] | Transport | AsyncTransport = "auto",
         cache_dir: str | Path | None = None,
         progress: Progress | None = None,
+        prefix_cache: Literal["auto", False] | PrefixCache = "auto",
+        speculation: Literal["auto", False] | SpeculationSettings = "auto",
+        draft_model: str | Path | None = None,
     ) -> None:
         """Checks what can be checked without network. Raises :class:`TransportError` (URL, API key),
         :class:`ParameterError` (preset), :class:`RequestError`, and what :meth:`KeyRing.load` raises."""
-        if not (timeout > 0 and max_retries >= 0):
-            raise RequestError(
-                "cannot use the timeout or max_retries: they must not be negative. Change them."
-            )
+        _check_patience(timeout, max_retries)
         self._endpoint = Endpoint(base_url, api_key, read_seconds=timeout, websocket=transport != "http")
         self._given = not isinstance(transport, str)
         if isinstance(transport, str) and transport not in ("auto", "http"):
@@ -84,7 +103,11 @@ class EncryptedLLM:
             cache=cache_root(Path(cache_dir) if cache_dir is not None else None),
             patience=Patience(attempts=max_retries + 1),
             progress=progress or progress_bars.bar(),
+            prefix_cache=_prefix_cache(prefix_cache),
+            speculation=_speculation(speculation, draft_model),
+            draft_model=draft_model,
         )
+        self._own_prefix_cache = prefix_cache == "auto"
         self._preset = find_preset(preset).name
         self._own_key = keys is None
         self._key = None if keys is None else _usable(_ring(keys, passphrase), self._preset)
@@ -92,11 +115,10 @@ class EncryptedLLM:
         self._connected: Connected | None = None
         self._sync: Transport | None = None
         self._async: tuple[asyncio.AbstractEventLoop | None, AsyncTransport] | None = None
-        if not isinstance(transport, str):
-            if hasattr(transport, "aclose"):
-                self._async = None, cast(AsyncTransport, transport)
-            else:
-                self._sync = transport
+        if hasattr(transport, "aclose"):
+            self._async = None, cast(AsyncTransport, transport)
+        elif not isinstance(transport, str):
+            self._sync = transport
 
     @property
     def key_ring(self) -> KeyRing:
@@ -133,6 +155,8 @@ class EncryptedLLM:
         if self._sync is not None and not self._given:
             self._sync.close()
             self._sync = None
+        if self._own_prefix_cache and self._settings.prefix_cache:
+            self._settings.prefix_cache.clear()
         self._forget_key()
 
     async def aclose(self) -> None:
@@ -186,7 +210,8 @@ class EncryptedLLM:
 
     def _conversation(self, ask: Ask) -> Conversation:
         if self._connected is None:
-            self._connected = yield connect(self._settings)
+            connected: Connected = yield connect(self._settings)
+            self._connected = with_draft_model(connected, self._settings)
         try:
             yield from converse(self._connected, self._current_key().cipher, ask, self._settings)
         except ProxyError:
@@ -262,6 +287,39 @@ def _as_messages(messages: Prompt) -> Prompt:
 
 def _ring(keys: KeyRing | str | Path, passphrase: str | None) -> KeyRing:
     return keys if isinstance(keys, KeyRing) else KeyRing.load(keys, passphrase=passphrase)
+
+
+def _check_patience(timeout: float, max_retries: int) -> None:
+    if not (timeout > 0 and max_retries >= 0):
+        raise RequestError("cannot use the timeout or max_retries: they must not be negative. Change them.")
+
+
+def _prefix_cache(given: object) -> PrefixCache | None:
+    if given == "auto":
+        return PrefixCache()
+    if given is False or given is None:
+        return None
+    if isinstance(given, PrefixCache):
+        return given
+    raise RequestError(
+        f"cannot use prefix_cache={given!r}: it is none. Use 'auto', False or a PrefixCache(directory)."
+    )
+
+
+def _speculation(given: object, draft_model: object) -> SpeculationSettings | None:
+    if given == "auto":
+        return SpeculationSettings()
+    if isinstance(given, SpeculationSettings):
+        return given
+    if given is not False and given is not None:
+        raise RequestError(
+            f"cannot use speculation={given!r}: it is none. Use 'auto', False or SpeculationSettings(...)."
+        )
+    if draft_model is not None:
+        raise RequestError(
+            "cannot use draft_model: speculation is off. Leave speculation at 'auto', or drop the model."
+        )
+    return None
 
 
 def _usable(ring: KeyRing, preset: str) -> _Key:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -35,8 +35,11 @@ class PrivacyReceipt:
 
     ``security_row`` is the row of the 128-bit table that the preset meets. ``prompt_tokens_seen`` and
     ``generated_tokens_seen`` are counts the proxy could infer from the rounds; with ``pad_to`` the first is
-    the padded one. ``precision_log2`` is log2 of the largest error of a decrypted layer output relative to
-    that output's largest entry, as measured during this answer (None: not measured).
+    the padded one, and ``prompt_tokens_cached``, which the prefix cache had, are not in it. With speculation the
+    second is one of a range: ``decode_passes_seen`` passes carried ``drafted_tokens_seen`` guesses, the same
+    number each where ``drafts_fixed``, and the proxy cannot tell how many were right. ``precision_log2`` is log2
+    of the largest error of a decrypted layer output relative to that output's largest entry, as measured during
+    this answer (None: not measured).
     """
 
     guarantee: Guarantee
@@ -58,17 +61,40 @@ class PrivacyReceipt:
     layers_seen: int
     precision_log2: float | None = None
     pad_to: int | None = None
+    prompt_tokens_cached: int = 0
+    decode_passes_seen: int = 0
+    drafted_tokens_seen: int = 0
+    drafts_fixed: bool = False
 
     @property
     def leaked(self) -> tuple[Leak, ...]:
         """Everything the proxy learned besides the sizes of ciphertexts."""
         padding = f" (padded up to a multiple of {self.pad_to})" if self.pad_to else ""
         return (
-            Leak("rounds", f"{self.rounds}, hence {_count(self.generated_tokens_seen, 'generated token')}"),
+            Leak("rounds", f"{self.rounds}, hence {self._generated()}"),
             Leak("prompt length", _count(self.prompt_tokens_seen, "token") + padding),
+            *self._cache_leak(),
+            *self._draft_leak(),
             Leak("timing", f"when each round came, {self.seconds:.1f} s in all"),
             Leak("model and layer names", f"{self.model}, {_count(self.layers_seen, 'layer name')}"),
         )
+
+    def _cache_leak(self) -> Iterator[Leak]:
+        if self.prompt_tokens_cached:
+            cached = _count(self.prompt_tokens_cached, "prompt token")
+            yield Leak("prefix cache", f"{cached} not sent: this prompt begins like an earlier one")
+
+    def _generated(self) -> str:
+        if not self.drafted_tokens_seen:
+            return _count(self.generated_tokens_seen, "generated token")
+        least = 1 + self.decode_passes_seen
+        return f"{least} to {least + self.drafted_tokens_seen} generated tokens"
+
+    def _draft_leak(self) -> Iterator[Leak]:
+        if self.drafted_tokens_seen:
+            drafted = f"{self.drafted_tokens_seen} in {_count(self.decode_passes_seen, 'pass', 'passes')}"
+            shape = "as many in each" if self.drafts_fixed else "more where the text repeats itself"
+            yield Leak("drafted tokens", f"{drafted}, {shape}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data with stable names; ``json.dumps`` takes it as it is."""
@@ -131,5 +157,5 @@ def _precision(log2: float | None) -> str:
     return "not measured" if log2 is None else f"2^{log2:.1f} of a layer's largest output, worst round"
 
 
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+def _count(number: int, thing: str, things: str | None = None) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {things or thing + 's'}"

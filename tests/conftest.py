@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 from tiny_model import write_tiny_gguf
 
 from fhe_llm.errors import DownloadError
 from fhe_llm.models.resolve import resolve
+
+# how long an example takes says something about the machine, not about the code
+hypothesis.settings.register_profile("fhe-llm", deadline=None)
+hypothesis.settings.load_profile("fhe-llm")
 
 
 @pytest.fixture(scope="session")

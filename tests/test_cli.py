@@ -64,12 +64,14 @@ def test_generate_json_has_what_a_program_needs(proxy: ProxyProcess) -> None:
         "token_ids": list,
         "finish_reason": str,
         "prompt_tokens": int,
+        "cached_tokens": int,
         "completion_tokens": int,
         "seconds_per_token": float,
         "seconds_to_first_token": float,
         "bytes_up": int,
         "bytes_down": int,
         "rounds": int,
+        "decoding": dict,
         "timings": dict,
         "receipt": dict,
     } == {name: type(value) for name, value in answer.items()}
@@ -86,6 +88,32 @@ def test_generate_answers_and_raw_continues(proxy: ProxyProcess) -> None:
     assert ok(*ask(proxy, PROMPT))["token_ids"] == list(chat.token_ids)
     assert ok(*ask(proxy, "--raw", PROMPT))["token_ids"] == list(raw.token_ids)
     assert ok(*ask(proxy, "--system", "x", PROMPT))["prompt_tokens"] == system.prompt_tokens
+
+
+def test_generate_keeps_prefixes_in_a_folder(
+    proxy: ProxyProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FHE_LLM_PASSPHRASE", "correct horse")
+    asked = ask(proxy, "--prefix-cache", str(tmp_path / "prefixes"), PROMPT)
+    first, second = ok(*asked), ok(*asked)
+    assert first["token_ids"] == second["token_ids"]
+    assert first["cached_tokens"] == 0 < second["cached_tokens"]
+    assert second["receipt"]["prompt_tokens_seen"] == second["prompt_tokens"] - second["cached_tokens"]
+    monkeypatch.setenv("FHE_LLM_PASSPHRASE", "wrong")
+    refused = run(*asked)
+    assert refused.exit_code != 0
+    assert "cannot load the key" in refused.stderr
+
+
+def test_generate_guesses_ahead_where_told(proxy: ProxyProcess, tiny_model_path: Path) -> None:
+    plain = ok(*ask(proxy, "--max-tokens", "9", "--max-draft", "0", PROMPT))
+    model = ["--draft-model", str(tiny_model_path)]
+    drafted = ok(*ask(proxy, "--max-tokens", "9", "--max-draft", "3", "--fixed-draft", *model, PROMPT))
+    assert drafted["token_ids"] == plain["token_ids"]
+    assert plain["decoding"] | {"drafted": 0} == plain["decoding"]
+    assert plain["decoding"]["rounds_per_token"] == 8
+    assert drafted["decoding"]["rounds_per_token"] < 8
+    assert drafted["receipt"]["drafted_tokens_seen"] == 3 * drafted["decoding"]["passes"]
 
 
 def test_generate_for_people_streams_text_and_keeps_the_receipt_apart(proxy: ProxyProcess) -> None:

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 from relay import Relay
+from tiny_model import write_tiny_gguf
 
-from fhe_llm import Answer, EncryptedLLM, KeyRing
+from fhe_llm import Answer, EncryptedLLM, KeyRing, PrefixCache, SpeculationSettings
 from fhe_llm.cli.bench_generation import run_in_the_clear
 from fhe_llm.cli.proxy_process import ProxyProcess
 from fhe_llm.cli.tap import Tap
@@ -92,7 +93,8 @@ def test_sync_async_and_streams_say_what_the_model_says(llm: EncryptedLLM, expec
         assert [chunk.answer is None for chunk in streamed] == [True] * 7 + [False]
 
 
-def test_an_answer_accounts_for_itself(llm: EncryptedLLM) -> None:
+def test_an_answer_accounts_for_itself(proxy: ProxyProcess, tmp_path: Path) -> None:
+    llm = EncryptedLLM("tiny", proxy.base_url, cache_dir=tmp_path, speculation=False)
     answer = llm.generate(PROMPT, max_tokens=4)
     times, receipt = answer.timings, answer.receipt
     assert (answer.completion_tokens, answer.finish_reason) == (4, "length")
@@ -108,6 +110,24 @@ def test_an_answer_accounts_for_itself(llm: EncryptedLLM) -> None:
     assert times.seconds == pytest.approx(times.seconds_to_first_token + 3 * times.seconds_per_token)
     assert "receipt" in answer.to_dict()
     assert "<table>" in answer._repr_html_()
+    llm.close()
+
+
+def test_every_long_step_is_followed_to_its_end(proxy: ProxyProcess, tmp_path: Path) -> None:
+    seen: dict[str, tuple[int, int]] = {}
+
+    def watch(label: str, done: int, total: int, /) -> None:
+        seen[label] = (done, total)
+
+    with EncryptedLLM("tiny", proxy.base_url, cache_dir=tmp_path, progress=watch) as client:
+        client.generate(PROMPT, max_tokens=1)
+    assert set(seen) == {
+        "Downloading tiny",
+        "Making evaluation keys",
+        "Uploading evaluation keys",
+        "Prefill",
+    }
+    assert all(done == total > 0 for done, total in seen.values())
 
 
 def test_one_token_has_no_time_per_token(llm: EncryptedLLM) -> None:
@@ -188,6 +208,97 @@ def test_streams_may_interleave(llm: EncryptedLLM, expected: tuple[int, ...]) ->
     assert sum((second.token_ids for _, second in pairs), ()) == expected
 
 
+@pytest.mark.parametrize(
+    "speculation",
+    ["auto", SpeculationSettings(extra_cost=0.0), SpeculationSettings(max_draft=3, fixed=True)],
+)
+def test_guessing_changes_no_token_and_is_on_the_receipt(
+    proxy: ProxyProcess, cache: Path, speculation: Any
+) -> None:
+    asked: list[dict[str, Any]] = [{}, {"temperature": 1.5, "seed": 7}, {"repetition_penalty": 1.3}]
+    with EncryptedLLM("tiny", proxy.base_url, cache_dir=cache, speculation=False) as client:
+        plain = [client.generate(LONG, max_tokens=24, **params) for params in asked]
+    with EncryptedLLM("tiny", proxy.base_url, cache_dir=cache, speculation=speculation) as client:
+        guessed = [client.generate(LONG, max_tokens=24, **params) for params in asked]
+    for answer, without in zip(guessed, plain, strict=True):
+        assert answer.token_ids == without.token_ids
+        assert answer.decoding.rounds >= 8 * answer.decoding.passes > 0
+        assert answer.decoding.passes <= without.decoding.passes == 23
+        prompts = [a.receipt.rounds - a.decoding.rounds for a in (answer, without)]
+        assert prompts[0] == prompts[1] > 0
+        leak = [leak.value for leak in answer.receipt.leaked if leak.what == "drafted tokens"]
+        assert bool(leak) == (answer.decoding.drafted > 0)
+        assert answer.decoding.rounds_per_token == answer.decoding.rounds / 23
+        assert without.decoding.rounds_per_token == 8
+
+
+async def test_a_small_model_guesses_for_a_large_one(
+    proxy: ProxyProcess, cache: Path, tiny_model_path: Path, tmp_path: Path, expected: tuple[int, ...]
+) -> None:
+    other = write_tiny_gguf(tmp_path / "other.gguf", seed=1)
+    for draft_model in (tiny_model_path, other):
+        async with EncryptedLLM(
+            "tiny",
+            proxy.base_url,
+            cache_dir=cache,
+            draft_model=draft_model,
+            speculation=SpeculationSettings(extra_cost=0.0),
+        ) as client:
+            answer = await client.agenerate(PROMPT, max_tokens=8)
+            assert answer.token_ids == expected
+            assert answer.decoding.passes <= (2 if draft_model == tiny_model_path else 7)
+
+
+LONG = "you and the other thing in there are all on the stone and then another one in the rest"
+
+
+def test_a_cached_prefix_changes_no_token_and_is_on_the_receipt(
+    proxy: ProxyProcess, cache: Path, tmp_path: Path
+) -> None:
+    with EncryptedLLM("tiny", proxy.base_url, cache_dir=cache, prefix_cache=False) as client:
+        plain = [client.generate(prompt, max_tokens=8) for prompt in (LONG, LONG + " you", LONG + " you")]
+    kept = PrefixCache(tmp_path / "prefixes", passphrase="correct horse")
+    for given in ("auto", kept, kept):
+        with EncryptedLLM("tiny", proxy.base_url, cache_dir=cache, prefix_cache=given) as client:
+            again = [client.generate(LONG, max_tokens=8), client.generate(LONG + " you", max_tokens=8)]
+            padded = client.generate(LONG + " you", max_tokens=8, pad_to=16)
+        for answer, without in zip([*again, padded], plain, strict=True):
+            assert answer.token_ids == without.token_ids
+            assert without.cached_tokens == 0
+        assert again[1].cached_tokens >= again[0].prompt_tokens - 4
+        seen = again[1].prompt_tokens - again[1].cached_tokens
+        assert again[1].receipt.prompt_tokens_seen == seen < plain[1].receipt.prompt_tokens_seen
+        assert again[1].receipt.bytes_up < plain[1].receipt.bytes_up
+        assert padded.receipt.prompt_tokens_seen == 16
+        assert f"{again[1].cached_tokens} prompt tokens not sent" in str(again[1].receipt)
+
+
+def test_a_chat_runs_earlier_turns_once(proxy: ProxyProcess, cache: Path) -> None:
+    turns = [{"role": "system", "content": "you and the other"}, {"role": "user", "content": "the one"}]
+    with (
+        EncryptedLLM("tiny", proxy.base_url, cache_dir=cache) as client,
+        EncryptedLLM("tiny", proxy.base_url, cache_dir=cache, prefix_cache=False) as forgetful,
+    ):
+        first = client.chat(turns, max_tokens=6)
+        later = [*turns, {"role": "assistant", "content": first.text}, {"role": "user", "content": "on"}]
+        second = client.chat(later, max_tokens=6)
+        assert second.cached_tokens >= first.prompt_tokens - 8
+        assert second.token_ids == forgetful.chat(later, max_tokens=6).token_ids
+        client.close()
+        assert client.chat(later, max_tokens=1).cached_tokens == 0  # closing forgot what was said
+
+
+def test_a_spoilt_reply_empties_the_prefix_cache(proxy: ProxyProcess, cache: Path) -> None:
+    inner, kept = HttpTransport(Endpoint(proxy.base_url)), PrefixCache()
+    with EncryptedLLM("tiny", transport=inner, cache_dir=cache, prefix_cache=kept) as client:
+        client.generate(LONG, max_tokens=2)
+    with EncryptedLLM("tiny", transport=Corrupting(inner), cache_dir=cache, prefix_cache=kept) as client:
+        with pytest.raises(ReplyError, match="cannot use the proxy's reply"):
+            client.generate(LONG, max_tokens=8)
+        assert client.generate(LONG, max_tokens=1).cached_tokens == 0
+    inner.close()
+
+
 class Recorder:
     def __init__(self) -> None:
         self.operations: list[Operation] = []
@@ -257,6 +368,16 @@ def test_nobody_at_the_address_is_said_in_one_error(cache: Path) -> None:
         client.generate(PROMPT)
 
 
+@pytest.mark.parametrize("url", ["http://no-such-host.invalid:8080", "https://127.0.0.1:{port}"])
+def test_a_wrong_address_is_said_in_one_error(cache: Path, proxy: ProxyProcess, url: str) -> None:
+    url = url.format(port=proxy.base_url.rpartition(":")[2])
+    with (
+        EncryptedLLM("tiny", url, cache_dir=cache, max_retries=0) as client,
+        pytest.raises(TransportError, match=r"^cannot reach the proxy: .+\. [A-Z]"),
+    ):
+        client.generate(PROMPT)
+
+
 def test_another_server_at_the_address_is_said(cache: Path, proxy: ProxyProcess) -> None:
     with (
         EncryptedLLM("tiny", proxy.base_url + "/somewhere", cache_dir=cache, max_retries=0) as client,
@@ -299,6 +420,9 @@ def test_bad_messages_fail_before_anything_is_sent(messages: Any) -> None:
         ({"transport": "pigeon"}, RequestError),
         ({"timeout": 0}, RequestError),
         ({"max_retries": -1}, RequestError),
+        ({"prefix_cache": "disk"}, RequestError),
+        ({"speculation": True}, RequestError),
+        ({"speculation": False, "draft_model": "smollm2-135m"}, RequestError),
     ],
 )
 def test_bad_settings_fail_at_once(settings: dict[str, Any], error: type[Exception]) -> None:

@@ -73,6 +73,24 @@ def test_padding_and_first_use_are_said() -> None:
     assert "not measured" in text
 
 
+def test_a_cached_prefix_is_a_leak() -> None:
+    receipt = dataclasses.replace(RECEIPT, prompt_tokens_cached=1)
+    assert "1 prompt token not sent: this prompt begins like an earlier one" in str(receipt)
+    assert [leak.what for leak in receipt.leaked].count("prefix cache") == 1
+
+
+@pytest.mark.parametrize(
+    ("fixed", "shape"), [(False, "more where the text repeats itself"), (True, "as many in each")]
+)
+def test_drafted_tokens_are_a_leak_and_blur_the_count(fixed: bool, shape: str) -> None:
+    receipt = dataclasses.replace(
+        RECEIPT, generated_tokens_seen=9, decode_passes_seen=5, drafted_tokens_seen=20, drafts_fixed=fixed
+    )
+    text = str(receipt)
+    assert "240, hence 6 to 26 generated tokens" in text
+    assert f"20 in 5 passes, {shape}" in text
+
+
 def test_html_escapes_what_the_proxy_named() -> None:
     page = dataclasses.replace(RECEIPT, model="<script>alert(1)</script>")._repr_html_()
     assert "<script>" not in page

@@ -38,7 +38,9 @@ def bench_generation(
     source = open_model(model, progress=progress.bar())
     with (
         served(base_url, model if base_url is None else source.config.name, preset) as proxy,
-        EncryptedLLM(proxy.model, proxy.base_url, preset=preset) as llm,
+        EncryptedLLM(
+            proxy.model, proxy.base_url, preset=preset, prefix_cache=False, speculation=False
+        ) as llm,
     ):
         warm_up = llm.generate(PROMPT, max_tokens=tokens)
         answers = [llm.generate(PROMPT, max_tokens=tokens) for _ in range(repeats)]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fhe_llm.cli import asking
-from fhe_llm.cli.keys import load_keys
+from fhe_llm.cli.keys import load_keys, opened_prefix_cache
 from fhe_llm.cli.reporting import echo_json, reported
 
 if TYPE_CHECKING:
@@ -42,6 +42,18 @@ def generate(
         Path | None, typer.Option(help="A key file of fhe-llm keygen; without it a fresh key.")
     ] = None,
     preset: Annotated[str, typer.Option(help="Encryption parameters.")] = "default",
+    prefix_cache: Annotated[
+        Path | None, typer.Option(help="A folder that keeps prompts' KV entries, sealed, for later runs.")
+    ] = None,
+    max_draft: Annotated[
+        int, typer.Option(help="Most tokens to guess ahead in a pass, where that pays; 0 is off.")
+    ] = 8,
+    fixed_draft: Annotated[
+        bool, typer.Option("--fixed-draft", help="Guess as many in every pass, so that none tells more.")
+    ] = False,
+    draft_model: Annotated[
+        str | None, typer.Option(help="A small model of the same family that guesses, on this machine.")
+    ] = None,
     api_key: Annotated[
         str | None, typer.Option(envvar="FHE_LLM_API_KEY", help="The proxy's API key.")
     ] = None,
@@ -49,6 +61,7 @@ def generate(
 ) -> None:
     """Ask the model; the proxy sees ciphertexts only."""
     from fhe_llm.client.sampling import SamplingParams
+    from fhe_llm.client.speculation import SpeculationSettings
     from fhe_llm.llm import EncryptedLLM
 
     params = SamplingParams.of(
@@ -60,11 +73,22 @@ def generate(
         stop=stop,
         repetition_penalty=repetition_penalty,
     )
+    speculation = SpeculationSettings(max_draft=max_draft, fixed=fixed_draft)
     text = asking.read_prompt(prompt)
     ring = load_keys(keys)
     with (
         asking.served(base_url, model, preset) as proxy,
-        EncryptedLLM(proxy.model, proxy.base_url, keys=ring, api_key=api_key, preset=preset) as llm,
+        opened_prefix_cache(prefix_cache) as cache,
+        EncryptedLLM(
+            proxy.model,
+            proxy.base_url,
+            keys=ring,
+            api_key=api_key,
+            preset=preset,
+            prefix_cache=cache or "auto",
+            speculation=speculation if max_draft else False,
+            draft_model=draft_model,
+        ) as llm,
     ):
         chunks = llm.stream(text if raw else messages(text, system), pad_to=pad_to, **asdict(params))
         show_answer(chunks, as_json=as_json)

@@ -116,6 +116,7 @@ def frame_facts(data: bytes) -> dict[str, Any]:
                 "jobs": request.jobs,
                 "ciphertexts": request.jobs * request.words.shape[1],
                 "seeded": request.seeds is not None,
+                "dropped_bits": request.drop0,
                 "key_id": request.key_id.hex(),
                 "model_digest": request.model_digest.hex(),
                 "plan_id": request.plan_id.hex(),

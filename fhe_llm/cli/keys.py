@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -66,6 +68,26 @@ def load_keys(path: Path | None) -> Any:
         if given is not None:
             raise
         return KeyRing.load(path, passphrase=ask_passphrase())
+
+
+@contextmanager
+def opened_prefix_cache(folder: Path | None) -> Iterator[Any]:
+    """The prefix cache in ``folder``, new ones under $FHE_LLM_PASSPHRASE where it is set; None without a folder."""
+    from fhe_llm.client.prefix_cache import PrefixCache
+    from fhe_llm.errors import WrongPassphraseError
+
+    if folder is None:
+        yield None
+        return
+    given = os.environ.get(PASSPHRASE_VARIABLE) or None
+    try:
+        cache = PrefixCache(folder, passphrase=given)
+    except WrongPassphraseError:
+        if given is not None:
+            raise
+        cache = PrefixCache(folder, passphrase=ask_passphrase())
+    with cache:
+        yield cache
 
 
 def ask_passphrase(*, confirm: bool = False) -> str:

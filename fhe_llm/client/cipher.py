@@ -1,7 +1,8 @@
 """Complex slots to ciphertext words and back. Every secret operation is SEAL's; see ``engine``.
 
 An encryption is a prepared SEAL encryption of zero plus our own encoding of the slots: an encoding involves no secret,
-and the sum is what SEAL's encryptor would have made of the same plaintext with the same randomness.
+and the sum is what SEAL's encryptor would have made of the same plaintext with the same randomness. Seeded zeros wait
+in the coefficient domain, so that one FFT and one addition are all that a vector waits for.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from numba import njit
 from numpy.typing import NDArray
 
 from fhe_llm.client import encoding
+from fhe_llm.client.engine import SEED_BYTES
 from fhe_llm.client.keys import KeyRing
+from fhe_llm.client.trimming import input_drop
 from fhe_llm.client.zero_pool import ZeroPool
 from fhe_llm.errors import ParameterError, ReplyError
 from fhe_llm.evaluator import rns
@@ -25,10 +28,10 @@ Words = rns.Words
 
 
 class Seeded(NamedTuple):
-    """Ciphertexts whose second halves are expanded from seeds: half the bytes."""
+    """Ciphertexts whose second halves are expanded from seeds, as requests carry them."""
 
     seeds: NDArray[np.uint8]  # [n, 32]
-    c0: Words  # [n, data limbs, N], NTT form
+    c0: Words  # [n, data limbs, N], coefficient domain; ``Cipher.drop0`` low bits need not travel
 
 
 class Cipher:
@@ -40,6 +43,7 @@ class Cipher:
     def __init__(self, ring: KeyRing) -> None:
         self.preset = ring.preset
         self.ring = ring
+        self.drop0 = input_drop(ring.preset)
         self._zeros = ZeroPool(lambda: ring.engine().zero())
         self._seeded = ZeroPool(lambda: ring.engine().seeded_zero())
 
@@ -57,14 +61,13 @@ class Cipher:
         return out
 
     def encrypt_seeded(self, slots: Slots) -> Seeded:
-        """:meth:`encrypt`, with c1 = expand(seed) left out."""
-        plain = self._encode(slots)
-        seeds = np.empty((len(slots), 32), dtype=np.uint8)
-        for i in range(len(slots)):
-            zero = self._seeded.take()
-            seeds[i] = np.frombuffer(zero.seed, dtype=np.uint8)
-            self._add(zero.c0, plain[i], plain[i])
-        return Seeded(seeds, plain)
+        """:meth:`encrypt`, with c1 = expand(seed) left out and c0 in the coefficient domain."""
+        self._check(slots)
+        zeros = [self._seeded.take() for _ in range(len(slots))]
+        seeds = np.frombuffer(b"".join(zero.seed for zero in zeros), dtype=np.uint8).reshape(-1, SEED_BYTES)
+        c0 = zeros[0].c0[None] if len(zeros) == 1 else np.stack([zero.c0 for zero in zeros])
+        encoding.add_coefficients(self.preset, slots, self.preset.log_input_scale, c0)
+        return Seeded(seeds, c0)
 
     def decrypt(self, words: Words, log_scale: float) -> Slots:
         """Words [n, 2, reply limbs, N] in the coefficient domain to slots [n, N/2]; ``log_scale`` is the plaintext's.
@@ -78,12 +81,18 @@ class Cipher:
                 f"cannot decrypt words of shape {words.shape}: not ciphertexts. Start a new session."
             )
         transformed = rns.ntt_forward(words, preset.ring_degree, primes)
-        plain = np.stack([engine.decrypt(ciphertext) for ciphertext in transformed])
+        plain = np.empty((len(words), *words.shape[2:]), dtype=np.uint32)
+        for i, ciphertext in enumerate(transformed):
+            plain[i] = engine.decrypt(ciphertext)
         return encoding.decode(preset, plain, log_scale)
 
     def prepare(self, count: int, *, seeded: bool) -> None:
         """Make encryptions of zero ahead, so that ``count`` are ready."""
         (self._seeded if seeded else self._zeros).prepare(count)
+
+    def ready(self, *, seeded: bool) -> int:
+        """Encryptions of zero that wait for a vector."""
+        return len(self._seeded if seeded else self._zeros)
 
     def retire(self, reason: str) -> None:
         """Retire the key ring and forget the encryptions made ahead."""
@@ -93,12 +102,15 @@ class Cipher:
 
     def _encode(self, slots: Slots) -> Words:
         """Slot-order plaintext words; scrambled into SEAL's order by :meth:`_add`."""
+        self._check(slots)
+        return encoding.encode_slot_order(self.preset, slots, self.preset.log_input_scale)
+
+    def _check(self, slots: Slots) -> None:
         self.ring.engine()
         if slots.ndim != 2 or slots.shape[1] != self.preset.slots:
             raise ParameterError(
                 f"cannot encrypt slots of shape {slots.shape}: not [n, {self.preset.slots}]. Pack first."
             )
-        return encoding.encode_slot_order(self.preset, slots, self.preset.log_input_scale)
 
     def _add(self, zero: Words, plain: Words, out: Words) -> None:
         gather, primes = _order(self.preset)

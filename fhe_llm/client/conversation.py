@@ -6,23 +6,27 @@ A *conversation* yields routines (run them on a transport, send back the result)
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from fhe_llm.answer import Answer, AnswerTimings, Chunk, Phases
+from fhe_llm.answer import Answer, AnswerTimings, Chunk, Decoding, Phases
 from fhe_llm.client.bundles import FetchedBundle, fetch_bundle
 from fhe_llm.client.cipher import Cipher
+from fhe_llm.client.draft_model import DraftModel
 from fhe_llm.client.generation import Outcome, Piece, Task, generate
 from fhe_llm.client.keys import KeyRing
 from fhe_llm.client.listing import ModelListing, ProxyLimits
+from fhe_llm.client.prefix_cache import PrefixCache, PrefixScope
 from fhe_llm.client.sampling import RequestError, SamplingParams
 from fhe_llm.client.session import Session, SessionOptions, SessionStats
+from fhe_llm.client.speculation import Drafter, PassCosts, PromptLookup, SpeculationSettings, Speculator
 from fhe_llm.client.transport import Patience, list_models
 from fhe_llm.client.transport.operations import Routine
 from fhe_llm.errors import ModelError, ReplyError
 from fhe_llm.models.chat_template import ChatTemplate, Message
 from fhe_llm.models.registry import ClientHalf, client_half
+from fhe_llm.models.steps import Floats
 from fhe_llm.models.tokenizer import IncrementalDecoder, TextTokenizer
 from fhe_llm.progress import Progress, silent
 from fhe_llm.receipt import PrivacyReceipt
@@ -54,7 +58,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """A model as one proxy serves it, with everything the client needs to use it."""
+    """A model as one proxy serves it, with everything the client needs to use it, and what its passes cost."""
 
     model: ModelListing
     limits: ProxyLimits
@@ -62,6 +66,8 @@ class Connected:
     half: ClientHalf
     tokenizer: TextTokenizer
     template: ChatTemplate | None
+    draft_model: DraftModel | None = None
+    costs: PassCosts = field(default_factory=PassCosts)
 
     def prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
         """Token ids; raises :class:`ModelError` for a chat where the model has no template."""
@@ -82,6 +88,9 @@ class Settings:
     cache: Path
     patience: Patience = field(default_factory=Patience)
     progress: Progress = silent
+    prefix_cache: PrefixCache | None = None
+    speculation: SpeculationSettings | None = None
+    draft_model: str | Path | None = None
 
 
 def connect(settings: Settings) -> Routine[Connected]:
@@ -101,7 +110,17 @@ def connect(settings: Settings) -> Routine[Connected]:
     return Connected(model, listing.limits, fetched, client_half(bundle), tokenizer, template)
 
 
-def make_task(connected: Connected, ask: Ask, progress: Progress) -> Task:
+def with_draft_model(connected: Connected, settings: Settings) -> Connected:
+    """The same with the small model that the settings name, if any. Raises what :meth:`DraftModel.load` raises."""
+    if settings.draft_model is None:
+        return connected
+    model = DraftModel.load(
+        settings.draft_model, connected.tokenizer, cache=settings.cache, progress=settings.progress
+    )
+    return replace(connected, draft_model=model)
+
+
+def make_task(connected: Connected, ask: Ask, settings: Settings, prefix: PrefixScope | None = None) -> Task:
     """The generation that answers ``ask``; raises :class:`ContextOverflowError`, :class:`RequestError`."""
     return Task(
         half=connected.half,
@@ -112,8 +131,19 @@ def make_task(connected: Connected, ask: Ask, progress: Progress) -> Task:
         context_length=connected.half.config.context_length,
         layers=len(connected.model.layers),
         pad_to=ask.pad_to,
-        progress=progress,
+        prefix=prefix,
+        speculator=make_speculator(connected, settings),
+        progress=settings.progress,
     )
+
+
+def make_speculator(connected: Connected, settings: Settings) -> Speculator | None:
+    """Prompt look-up, and the small model where there is one."""
+    if settings.speculation is None:
+        return None
+    model = connected.draft_model
+    drafters: list[Drafter] = [PromptLookup(), *([model.drafter()] if model else [])]
+    return Speculator(settings.speculation, drafters, connected.costs)
 
 
 def converse(connected: Connected, cipher: Cipher, ask: Ask, settings: Settings) -> Conversation:
@@ -121,37 +151,77 @@ def converse(connected: Connected, cipher: Cipher, ask: Ask, settings: Settings)
 
     Raises :class:`ContextOverflowError` before anything is sent, then what :meth:`Session.linear` raises.
     """
-    task = make_task(connected, ask, settings.progress)
+    prefix = prefix_scope(connected, cipher, settings)
+    task = make_task(connected, ask, settings, prefix)
     options = SessionOptions(patience=settings.patience, progress=settings.progress)
     session = Session(cipher, connected.model, connected.limits, options)
     yield session.open()
-    steps, reply, first = generate(task), None, None
+    steps, reply, first, prompt_rounds = generate(task), None, None, 0
     try:
         while True:
             step = steps.send(reply)
             if isinstance(step, Piece):
-                first = first or phases(session.stats)
+                if first is None:
+                    first, prompt_rounds = phases(session.stats), session.stats.rounds
                 yield Chunk(step.text, step.token_ids)
-            reply = None if isinstance(step, Piece) else (yield session.linear(step))
+            reply = None if isinstance(step, Piece) else (yield _watched(session.linear(step), prefix))
     except StopIteration as stop:
         outcome: Outcome = stop.value
     except ReplyError as error:
         cipher.retire(f"a reply failed its checks: {error}")
+        if prefix:
+            prefix.distrust()
         raise
     finally:
         steps.close()
         session.close()
-    timings = answer_timings(outcome, first, phases(session.stats))
-    receipt = make_receipt(connected, cipher.ring, task, outcome, session.stats)
     answer = Answer(
         text=outcome.text,
         token_ids=outcome.token_ids,
         finish_reason=outcome.finish_reason,
         prompt_tokens=len(task.prompt_ids),
-        timings=timings,
-        receipt=receipt,
+        cached_tokens=outcome.cached_tokens,
+        decoding=decoding(task, outcome, session.stats.rounds - prompt_rounds),
+        timings=answer_timings(outcome, first, phases(session.stats)),
+        receipt=make_receipt(connected, cipher.ring, task, outcome, session.stats),
     )
     yield Chunk(outcome.last.text, outcome.last.token_ids, answer)
+
+
+def _watched(routine: Routine[Floats], prefix: PrefixScope | None) -> Routine[Floats]:
+    """The same routine; its driver, not the conversation, sees it fail."""
+    try:
+        return (yield from routine)
+    except ReplyError:
+        if prefix:
+            prefix.distrust()
+        raise
+
+
+def prefix_scope(connected: Connected, cipher: Cipher, settings: Settings) -> PrefixScope | None:
+    """The cached prefixes that fit: of this model, bundle and precision."""
+    if settings.prefix_cache is None:
+        return None
+    config = connected.half.config
+    return settings.prefix_cache.scope(
+        (config.n_layers, config.n_kv_heads, config.head_dim),
+        model=connected.model.model_digest,
+        bundle=connected.fetched.bundle.digest,
+        preset=cipher.preset.name,
+    )
+
+
+def decoding(task: Task, outcome: Outcome, rounds: int) -> Decoding:
+    """What the passes after the prompt's came to."""
+    passes, after = outcome.passes, len(outcome.token_ids) - 1
+    return Decoding(
+        tokens=after,
+        layers=task.layers,
+        rounds=rounds if after else 0,
+        passes=passes.count,
+        drafted=passes.drafted,
+        accepted=passes.accepted,
+    )
 
 
 def phases(stats: SessionStats) -> Phases:
@@ -194,8 +264,12 @@ def make_receipt(
         bytes_up=stats.bytes_up,
         bytes_down=stats.bytes_down,
         seconds=outcome.seconds,
-        prompt_tokens_seen=task.padded_length,
+        prompt_tokens_seen=task.padded_length(outcome.cached_tokens),
+        prompt_tokens_cached=outcome.cached_tokens,
         generated_tokens_seen=len(outcome.token_ids),
+        decode_passes_seen=outcome.passes.count,
+        drafted_tokens_seen=outcome.passes.drafted,
+        drafts_fixed=bool(task.speculator and task.speculator.settings.fixed),
         layers_seen=len(stats.layers_seen),
         precision_log2=stats.precision_log2,
         pad_to=task.pad_to,

@@ -33,7 +33,7 @@ class SeededZero(NamedTuple):
     """An encryption of zero whose second half anyone can expand from a public seed."""
 
     seed: bytes  # 32 bytes; a = expand(seed) [data limbs, N]
-    c0: Words  # [data limbs, N], NTT form: -a s + e
+    c0: Words  # [data limbs, N], coefficient domain: -a s + e
 
 
 class SecretEngine:
@@ -57,32 +57,33 @@ class SecretEngine:
             self._generator = sealapi.KeyGenerator(self._context, self._secret)
         self._encryptor = sealapi.Encryptor(self._context, self._secret)
         self._decryptor = sealapi.Decryptor(self._context, self._secret)
+        self._evaluator = sealapi.Evaluator(self._context)
+        self._first = self._context.first_parms_id()
         self._words = SealWords(self._context, preset)
 
     def zero(self) -> Words:
         """A fresh symmetric encryption of zero, [2, data limbs, N] in NTT form. Cost: one SEAL encryption."""
         with self._exclusive():
             ciphertext = sealapi.Ciphertext()
-            self._encryptor.encrypt_zero_symmetric(self._context.first_parms_id(), ciphertext)
+            self._encryptor.encrypt_zero_symmetric(self._first, ciphertext)
             return self._words.of_ciphertext(ciphertext)
 
     def seeded_zero(self) -> SeededZero:
-        """A fresh encryption of zero under a = expand(seed).
+        """A fresh encryption of zero under a = expand(seed), a in NTT form.
 
-        From SEAL's own (c0', a') and SEAL's decryption of the pair (0, a - a'), which is (a - a') s:
-        c0' - (a - a') s = -a s + e'. Both a' and (a - a') s would give the key away, so they are overwritten before
-        this returns. Cost: one encryption, one decryption, one ChaCha20 expansion.
+        SEAL encrypts zero to (c0', a'), subtracts (0, a) and decrypts the difference: c0' + (a' - a) s = -a s + e',
+        with c0' = -a' s + e'. Nothing but this sum leaves SEAL, and it is a fresh encryption of zero under a. Cost:
+        one encryption, one load, one decryption, one ChaCha20 expansion, the inverse NTTs.
         """
-        p = np.array(self.preset.data_primes, dtype=np.uint32)[:, None]
-        seed = os.urandom(SEED_BYTES)
-        fresh = self.zero()
-        difference = _subtract(seed_expansion.expand(seed, self.preset), fresh[1], p)
-        mask = self._decrypt_words(np.stack([np.zeros_like(difference), difference]))
-        try:
-            return SeededZero(seed, _subtract(fresh[0], mask, p))
-        finally:
-            for secret in (fresh, difference, mask):
-                secret.fill(0)
+        preset, seed = self.preset, os.urandom(SEED_BYTES)
+        public = np.zeros((2, len(preset.data_primes), preset.ring_degree), dtype=np.uint32)
+        public[1] = seed_expansion.expand(seed, preset)
+        with self._exclusive():
+            ciphertext = sealapi.Ciphertext()
+            self._encryptor.encrypt_zero_symmetric(self._first, ciphertext)
+            self._evaluator.sub_inplace(ciphertext, self._words.to_ciphertext(public))
+            c0 = self._decrypted(ciphertext, len(preset.data_primes))
+        return SeededZero(seed, rns.ntt_inverse(c0, preset.ring_degree, preset.data_primes))
 
     def decrypt(self, words: Words) -> Words:
         """SEAL's decryption of [2, limbs, N] in NTT form: plaintext words [limbs, N], NTT form.
@@ -107,28 +108,37 @@ class SecretEngine:
         return out
 
     def save_secret(self) -> bytearray:
-        """The secret key as SEAL saves it, in a buffer that the caller overwrites after use."""
+        """The secret key as SEAL saves it, in a buffer that the caller overwrites after use.
+
+        Raises :class:`KeyRingError` where there is no room to hand it over."""
         with self._exclusive(), ScratchFile() as scratch:
-            self._secret.save(scratch.path)
+            try:
+                self._secret.save(scratch.path)
+            except RuntimeError as error:  # the scratch file is on a disk where there is no memory file
+                raise KeyRingError(
+                    f"cannot save the secret key: SEAL says {error}. Free some memory or disk space."
+                ) from None
             return scratch.read()
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise TypeError("cannot copy or pickle a secret key. Use KeyRing.save and KeyRing.load.")
 
     def _decrypt_words(self, words: Words) -> Words:
-        limbs = words.shape[1]
         with self._exclusive():
-            ciphertext = self._words.to_ciphertext(words)
-            plaintext = sealapi.Plaintext()
             try:
-                self._decryptor.decrypt(ciphertext, plaintext)
-                return self._words.of_plaintext(plaintext, limbs)
+                return self._decrypted(self._words.to_ciphertext(words), words.shape[1])
             except (RuntimeError, ValueError) as error:
                 raise KeyRingError(
                     f"cannot decrypt a reply: SEAL says {error}. Start a new session."
                 ) from None
-            finally:
-                plaintext.set_zero()
+
+    def _decrypted(self, ciphertext: Any, limbs: int) -> Words:
+        plaintext = sealapi.Plaintext()
+        try:
+            self._decryptor.decrypt(ciphertext, plaintext)
+            return self._words.of_plaintext(plaintext, limbs)
+        finally:
+            plaintext.set_zero()
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
@@ -163,10 +173,3 @@ def _load_secret(context: Any, secret: bytearray) -> Any:
                 f"cannot load the secret key: SEAL says {error}. Restore it from a copy."
             ) from None
     return key
-
-
-def _subtract(x: Words, y: Words, p: Words) -> Words:
-    """x - y modulo p, residues in and out."""
-    difference = x - y
-    reduced: Words = np.minimum(difference, difference + p)
-    return reduced

@@ -11,7 +11,9 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 
+from fhe_llm.client.prefix_cache import PrefixScope
 from fhe_llm.client.sampling import RequestError, Sampler, SamplingParams, StopMatcher
+from fhe_llm.client.speculation import Speculator, verify
 from fhe_llm.errors import ContextOverflowError
 from fhe_llm.models.kv_cache import KVCache
 from fhe_llm.models.steps import Floats, Forward, Linear
@@ -43,7 +45,7 @@ class TextDecoder(Protocol):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """Everything one generation needs. ``layers`` is the number of rounds of one pass (for the progress
-    bar)."""
+    bar); ``prefix`` lends KV entries of earlier prompts and keeps those of this one; ``speculator`` guesses ahead."""
 
     half: ClientHalf
     decoder: TextDecoder
@@ -53,6 +55,8 @@ class Task:
     context_length: int
     layers: int
     pad_to: int | None = None
+    prefix: PrefixScope | None = None
+    speculator: Speculator | None = None
     progress: Progress = silent
     clock: Callable[[], float] = time.perf_counter
 
@@ -70,11 +74,10 @@ class Task:
                 f"cannot pad to {self.pad_to!r}: it must be a whole number from 1. Change pad_to."
             )
 
-    @property
-    def padded_length(self) -> int:
-        """Prompt tokens as the proxy counts them."""
-        bucket = self.pad_to or 1
-        return min(math.ceil(len(self.prompt_ids) / bucket) * bucket, self.context_length)
+    def padded_length(self, cached: int = 0) -> int:
+        """Prompt tokens as the proxy counts them, where the first ``cached`` ones need not be run."""
+        bucket, length = self.pad_to or 1, len(self.prompt_ids) - cached
+        return min(math.ceil(length / bucket) * bucket, self.context_length - cached)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +88,19 @@ class Piece:
     token_ids: tuple[int, ...]
 
 
+@dataclass(slots=True)
+class Passes:
+    """Passes through the layers after the prompt's, tokens drafted in them, and how many of those were right."""
+
+    count: int = 0
+    drafted: int = 0
+    accepted: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a generation ended. ``last`` has not been yielded. Times are of ``Task.clock``, waiting removed."""
+    """How a generation ended. ``last`` has not been yielded. Times are of ``Task.clock``, waiting removed.
+    ``cached_tokens`` of the prompt came from the prefix cache; ``passes`` made the tokens after the first."""
 
     last: Piece
     text: str
@@ -95,6 +108,8 @@ class Outcome:
     finish_reason: Literal["stop", "length"]
     seconds_to_first_token: float
     seconds: float
+    cached_tokens: int
+    passes: Passes
 
 
 Steps: TypeAlias = Generator[Linear | Piece, Any, Outcome]
@@ -102,50 +117,119 @@ Steps: TypeAlias = Generator[Linear | Piece, Any, Outcome]
 
 
 def generate(task: Task) -> Steps:
-    """One generation. A closed or abandoned generator leaves nothing behind."""
+    """One generation. A closed or abandoned generator leaves nothing behind but cached prefixes."""
     begun, waited = task.clock(), 0.0
-    sampler, stops = Sampler(task.params, task.prompt_ids), StopMatcher(task.params.stop)
-    limit = min(task.params.max_tokens, task.context_length - len(task.prompt_ids))
-    cache, ids, text = task.half.new_cache(), list[int](), ""
-    logits = yield from prefill(task, cache)
-    first = task.clock() - begun
-    while True:
-        ids.append(sampler(logits))
-        ended = ids[-1] in task.end_ids
-        fresh = "" if ended else stops.push(task.decoder.feed(ids[-1]))
-        if ended or stops.stopped or len(ids) == limit:
-            break
-        text += fresh
-        paused = task.clock()
-        yield Piece(fresh, (ids[-1],))
-        waited += task.clock() - paused
-        logits = (yield from task.half.forward(ids[-1:], cache))[-1]
-    fresh += stops.push(task.decoder.finish()) + stops.flush()
+    sampler, passes = Sampler(task.params, task.prompt_ids), Passes()
+    cache, said = task.half.new_cache(), _Said(task)
+    cached = task.prefix.load(task.prompt_ids, cache) if task.prefix else 0
+    try:
+        logits = yield from prefill(task, cache)
+        first = task.clock() - begun
+        chosen = [sampler(logits)]
+        while True:
+            for token in chosen:
+                fresh = said.add(token)
+                if said.finished:
+                    break
+                paused = task.clock()
+                yield Piece(fresh, (token,))
+                waited += task.clock() - paused
+            if said.finished:
+                break
+            chosen = yield from _decode(task, cache, sampler, said, passes)
+    finally:
+        if task.prefix:  # what was computed is worth keeping, however the generation ended
+            task.prefix.store([*task.prompt_ids, *said.ids], cache)
+    fresh = said.finish(fresh)
     return Outcome(
-        last=Piece(fresh, (ids[-1],)),
-        text=text + fresh,
-        token_ids=tuple(ids),
-        finish_reason="stop" if ended or stops.stopped else "length",
+        last=Piece(fresh, tuple(said.ids[-1:])),
+        text=said.text,
+        token_ids=tuple(said.ids),
+        finish_reason=said.finished,
         seconds_to_first_token=first,
         seconds=task.clock() - begun - waited,
+        cached_tokens=cached,
+        passes=passes,
     )
 
 
+class _Said:
+    """The answer so far, and whether it has ended."""
+
+    def __init__(self, task: Task) -> None:
+        self._decoder, self._end_ids = task.decoder, task.end_ids
+        self._stops = StopMatcher(task.params.stop)
+        self.limit = min(task.params.max_tokens, task.context_length - len(task.prompt_ids))
+        self.ids: list[int] = []
+        self.text = ""
+        self.finished: Literal["stop", "length"] | None = None
+
+    def add(self, token: int) -> str:
+        """Take the next token; returns the text that may be shown."""
+        self.ids.append(token)
+        ended = token in self._end_ids
+        fresh = "" if ended else self._stops.push(self._decoder.feed(token))
+        self.text += fresh
+        if ended or self._stops.stopped:
+            self.finished = "stop"
+        elif len(self.ids) == self.limit:
+            self.finished = "length"
+        return fresh
+
+    def finish(self, fresh: str) -> str:
+        """``fresh``, the last text to show, with all that was held back; no token may follow."""
+        rest = self._stops.push(self._decoder.finish()) + self._stops.flush()
+        if self._stops.stopped:
+            self.finished = "stop"
+        self.text += rest
+        return fresh + rest
+
+
+def _decode(
+    task: Task, cache: KVCache, sampler: Sampler, said: _Said, passes: Passes
+) -> Generator[Linear, Floats, list[int]]:
+    """One pass over the last token and drafts of those that may follow; returns the tokens it yields.
+
+    The cache keeps the positions of the last token and of the drafts that were right.
+    """
+    ids, before, drafts = said.ids, cache.length, tuple[int, ...]()
+    if task.speculator:
+        fixed = task.speculator.settings.fixed
+        room = task.context_length - before if fixed else said.limit - len(ids)
+        drafts = task.speculator.propose([*task.prompt_ids, *ids], room - 1, sampler)
+    begun = task.clock()
+    logits = yield from task.half.forward([ids[-1], *drafts], cache, logits="all" if drafts else "last")
+    seconds = task.clock() - begun
+    chosen = verify(sampler, logits, drafts, task.end_ids)
+    cache.truncate(before + len(chosen))
+    if task.speculator:
+        task.speculator.observe(chosen, 1 + len(drafts), seconds)
+    passes.count += 1
+    passes.drafted += len(drafts)
+    passes.accepted += len(chosen) - 1
+    return chosen
+
+
 def prefill(task: Task, cache: KVCache) -> Generator[Linear, Floats, Floats]:
-    """Run the prompt through the model in chunks; returns the logits [vocab] of its last token.
+    """Run what ``cache`` lacks of the prompt through the model in chunks; returns the logits [vocab] of its last
+    token.
 
     Padding stands to the right of the prompt, where causal attention keeps it from changing anything, and
     leaves the cache at the end. It repeats the last token: the proxy sees ciphertexts, any token would do.
     """
-    length = len(task.prompt_ids)
-    padded = task.prompt_ids + task.prompt_ids[-1:] * (task.padded_length - length)
-    starts = range(0, len(padded), PREFILL_CHUNK)
+    cached, length = cache.length, len(task.prompt_ids)
+    filler = task.prompt_ids[-1:] * (cached + task.padded_length(cached) - length)
+    padded = task.prompt_ids + filler
+    starts = range(cached, len(padded), PREFILL_CHUNK)
     wanted = np.empty(0, np.float32)
     for n, start in enumerate(starts):
         chunk, row = padded[start : start + PREFILL_CHUNK], length - 1 - start
         inside = 0 <= row < len(chunk) - 1
         forward = task.half.forward(chunk, cache, logits="all" if inside else "last")
+        begun = task.clock()
         logits = yield from _reported(forward, task, n * task.layers, len(starts) * task.layers)
+        if task.speculator:
+            task.speculator.costs.observe(len(chunk), task.clock() - begun)
         if 0 <= row < len(chunk):
             wanted = logits[row if inside else -1]
     cache.truncate(length)

@@ -14,7 +14,8 @@ MAX_FEATURES: Final = 1 << 18
 
 
 class _Checked(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    # pydantic before 2.10 warns of fields named model_*; none of ours hides a method
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
 
 
 class PackedListing(_Checked):

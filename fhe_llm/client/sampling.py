@@ -89,6 +89,12 @@ class Sampler:
         self._seen.add(token)
         return token
 
+    def fork(self) -> Sampler:
+        """An independent sampler that would choose as this one does from here on."""
+        other = Sampler(self._params, self._seen)
+        other._random.bit_generator.state = self._random.bit_generator.state
+        return other
+
     def _penalised(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
         """Divide positive logits of seen tokens by the penalty, multiply negative ones (Keskar et al.,
         "CTRL", 2019, section 4.1, with the sign rule of transformers)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import tempfile
 from collections.abc import Iterable
@@ -53,6 +54,10 @@ class ScratchFile:
                 raise KeyRingError("cannot read data from SEAL: the scratch file shrank. Try again.")
             done += count
         return data
+
+    def pages(self) -> mmap.mmap:
+        """The contents as memory to write to; the file must keep its length as long as that is used."""
+        return mmap.mmap(self._fd, os.fstat(self._fd).st_size)
 
     def clear(self) -> None:
         """Overwrite with zeros, then truncate."""

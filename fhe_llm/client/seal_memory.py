@@ -59,14 +59,15 @@ def read_ciphertext(ciphertext: Any, shape: tuple[int, int, int]) -> Wide:
         return memory.words(address, count, capacity, shape)
 
 
-def read_plaintext(plaintext: Any, shape: tuple[int, int]) -> Wide:
-    """The words of a plaintext of ``shape`` (limbs, N), uint64 [limbs, N]; raises :class:`LayoutError`."""
+def read_plaintext(plaintext: Any, shape: tuple[int, int], out: Wide | None = None) -> Wide:
+    """The words of a plaintext of ``shape`` (limbs, N), uint64 [limbs, N], in ``out`` if given; raises
+    :class:`LayoutError`."""
     with _Memory() as memory:
         *parms, coefficients, scale, capacity, count, address = memory.header(plaintext, _PLAINTEXT)
         said = (plaintext.parms_id(), plaintext.coeff_count(), plaintext.scale)
         if (parms, coefficients, scale) != said or coefficients != shape[0] * shape[1]:
             raise LayoutError("plaintext header")
-        return memory.words(address, count, capacity, shape)
+        return memory.words(address, count, capacity, shape, out)
 
 
 class _Memory:
@@ -86,8 +87,10 @@ class _Memory:
         (pointer,) = struct.unpack("=Q", self._read(id(instance) + _VALUE_OFFSET, bytearray(8)))
         return layout.unpack(self._read(pointer, bytearray(layout.size)))
 
-    def words(self, address: int, count: int, capacity: int, shape: tuple[int, ...]) -> Wide:
-        out = np.empty(shape, dtype=np.uint64)
+    def words(
+        self, address: int, count: int, capacity: int, shape: tuple[int, ...], out: Wide | None = None
+    ) -> Wide:
+        out = np.empty(shape, dtype=np.uint64) if out is None else out
         if count != out.size or capacity < count or address % 8:
             raise LayoutError("array header")
         self._read(address, out.view(np.uint8).reshape(-1).data)

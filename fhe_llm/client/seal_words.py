@@ -6,6 +6,7 @@ import contextlib
 from typing import Any, Final
 
 import numpy as np
+from numba import njit
 from tenseal import sealapi
 
 from fhe_llm.client import seal_memory
@@ -29,14 +30,16 @@ class SealWords:
         self._context = context
         self._preset = preset
         self._scratch = ScratchFile()
+        self._buffers: dict[tuple[int, int], seal_memory.Wide] = {}
+        self._containers: dict[tuple[int, ...], _Container] = {}
         self.reads_memory = seal_memory.supported() and self._memory_agrees()
 
     def to_ciphertext(self, words: Words) -> Any:
         """A SEAL ciphertext holding ``words`` [2, limbs, N], NTT form, at the level with that many limbs."""
-        self._scratch.write([seal.build_ciphertext(words, self._preset, scale=_SCALE)])
-        ciphertext = sealapi.Ciphertext()
-        ciphertext.load(self._context, self._scratch.path)
-        return ciphertext
+        container = self._containers.get(words.shape)
+        if container is None:
+            container = self._containers[words.shape] = _Container(words, self._preset)
+        return container.load(words, self._context)
 
     def of_ciphertext(self, ciphertext: Any) -> Words:
         """The words of a ciphertext of two parts at a data level, [2, limbs, N]."""
@@ -52,10 +55,9 @@ class SealWords:
         shape = (limbs, self._preset.ring_degree)
         if self.reads_memory:
             with contextlib.suppress(seal_memory.LayoutError):
-                wide = seal_memory.read_plaintext(plaintext, shape)
-                words = narrow(wide.data, 0, shape, self._preset.primes[:limbs])
-                wide.fill(0)
-                return words
+                wide = self._buffers.setdefault(shape, np.empty(shape, dtype=np.uint64))
+                seal_memory.read_plaintext(plaintext, shape, wide)
+                return _narrowed(wide, self._preset.data_primes[:limbs])
         return self._saved_plaintext(plaintext)
 
     def of_galois_keys(self, keys: Any) -> seal.SealGaloisKeys:
@@ -94,3 +96,50 @@ class SealWords:
             if not np.array_equal(wide, words) or not np.array_equal(plain, self._saved_plaintext(plaintext)):
                 return False
         return True
+
+
+class _Container:
+    """SEAL's container of a ciphertext, kept in a file: the fields are written once, the words in place."""
+
+    def __init__(self, words: Words, preset: Preset) -> None:
+        """For ciphertexts of the shape of ``words``; raises :class:`FrameError` where SEAL has no such."""
+        self._file = ScratchFile()
+        data = seal.build_ciphertext(words, preset, scale=_SCALE)
+        self._file.write([data])
+        count = words.size
+        self._words = np.frombuffer(self._file.pages(), "<u8", count, len(data) - 8 * count)
+
+    def load(self, words: Words, context: Any) -> Any:
+        """A SEAL ciphertext holding ``words``, which SEAL checks."""
+        _widen(np.ascontiguousarray(words).reshape(-1), self._words)
+        ciphertext = sealapi.Ciphertext()
+        ciphertext.load(context, self._file.path)
+        return ciphertext
+
+
+def _narrowed(wide: seal_memory.Wide, primes: tuple[int, ...]) -> Words:
+    """Words [limbs, N] below their primes out of ``wide``, which is overwritten: it held secrets."""
+    words = np.empty(wide.shape, dtype=np.uint32)
+    if not _narrow(wide, np.array(primes, dtype=np.uint64), words):
+        raise seal_memory.LayoutError("residues")
+    return words
+
+
+@njit(nogil=True, cache=True)
+def _narrow(wide, primes, words):  # type: ignore[no-untyped-def]
+    good = True
+    for limb in range(wide.shape[0]):
+        largest = np.uint64(0)
+        for i in range(wide.shape[1]):
+            word = wide[limb, i]
+            wide[limb, i] = 0
+            largest = max(largest, word)
+            words[limb, i] = np.uint32(word)
+        good &= largest < primes[limb]
+    return good
+
+
+@njit(nogil=True, cache=True)
+def _widen(words, out):  # type: ignore[no-untyped-def]
+    for i in range(words.shape[0]):
+        out[i] = words[i]

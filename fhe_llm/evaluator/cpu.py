@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from time import perf_counter
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fhe_llm.errors import ParameterError
-from fhe_llm.evaluator import keyswitch, linear
+from fhe_llm.evaluator import keyswitch, pipeline
 from fhe_llm.evaluator.contract import EncodedLayer, EvaluationKeys, Job, MissingRotationKeyError, Timings
 from fhe_llm.evaluator.packed import PackedEngine, encode_packed
 from fhe_llm.evaluator.packed_plan import PackedPlan, Plan
 from fhe_llm.evaluator.plan import LinearPlan
 from fhe_llm.evaluator.rns import GALOIS_GENERATOR, ring_tables
-from fhe_llm.evaluator.schedule import Schedule, encode_layer, schedule
+from fhe_llm.evaluator.schedule import encode_layer, schedule
 from fhe_llm.params import Preset
 
 JOBS_PER_PASS = 8
@@ -33,6 +32,10 @@ class PreparedKeys:
     words: NDArray[np.uint32]
     index: dict[int, int]
 
+    def address(self, step: int) -> int:
+        """Where the key of the rotation by ``step`` lies, [L, 2, M, N]."""
+        return int(self.words.ctypes.data + self.index[step] * self.words.strides[0])
+
 
 class CpuEvaluator:
     """Evaluates layers on ciphertexts with Numba; implements :class:`fhe_llm.evaluator.contract.Evaluator`."""
@@ -43,11 +46,12 @@ class CpuEvaluator:
         self._tables = keyswitch.engine_tables(preset.ring_degree, preset.primes)
         self._ring = ring_tables(preset.ring_degree, preset.primes)
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="fhe-evaluator")
+        self._local = threading.local()
         special, data = preset.primes[-1], preset.data_primes
         self._special_mod = np.array(
             [(special % q, ((special % q) << 32) // q) for q in data], dtype=np.uint32
         )
-        self._packed = PackedEngine(preset, self._tables, self._ring, self._special_mod, self._split)
+        self._packed = PackedEngine(preset, self._tables, self._special_mod, self._pool, self.threads)
 
     def encode(self, name: str, plan: Plan, weights: NDArray[np.float32]) -> EncodedLayer:
         """Encode ``weights`` [out_features, in_features]; 0.1 ms per product and thread, later for packed plans."""
@@ -87,113 +91,58 @@ class CpuEvaluator:
     def _evaluate_pass(
         self, layer: EncodedLayer, jobs: Sequence[Job], spent: NDArray[np.float64]
     ) -> list[NDArray[np.uint32]]:
+        work = self._round(layer, jobs)
+        others = [self._pool.submit(self._run, work) for _ in range(self.threads - 1)]
+        self._run(work)
+        # a thread that has not begun would find nothing to do, and keep the arrays until it did
+        wait(other for other in others if not other.cancel())
+        ends = work.ends / 1e9
+        spent += (ends[2] - ends[0], ends[3] - ends[2], ends[5] - ends[3])
+        shape = (len(jobs), layer.plan.output_ciphertexts, *work.replies.shape[1:])
+        return list(work.replies.reshape(shape))
+
+    def _run(self, work: pipeline.Round) -> None:
+        """One thread's part; a thread keeps its scratch."""
+        scratch = getattr(self._local, "workspace", None)
+        if scratch is None:
+            limbs, n = len(self.preset.data_primes), self.preset.ring_degree
+            scratch = self._local.workspace = keyswitch.workspace(n, limbs)
+        pipeline.run(work, scratch, self._tables)
+
+    def _round(self, layer: EncodedLayer, jobs: Sequence[Job]) -> pipeline.Round:
+        """Everything the threads share; the keys live as long as ``jobs`` does."""
         assert isinstance(layer.plan, LinearPlan)  # noqa: S101  packed plans went another way
         plan, todo = layer.plan, schedule(layer.plan)
-        started = perf_counter()
-        rotated = self._baby_steps(plan, jobs)
-        turned = perf_counter()
         limbs, n = len(self.preset.data_primes), self.preset.ring_degree
-        sums = np.empty((len(jobs), len(todo.groups) - 1, 2, limbs, n), dtype=np.uint32)
-        units = limbs * (n // linear.BLOCK)
-        self._split(
-            units,
-            lambda lo, hi: linear.products(
-                layer.words, todo.source, todo.groups, rotated, sums, lo, hi, self._tables
-            ),
+        count, groups, replies = len(jobs), len(todo.giant), len(jobs) * plan.output_ciphertexts
+        babies = [[0, *(job.keys.address(k) for k in range(1, plan.babies))] for job in jobs]
+        giants = [[job.keys.address(int(k)) if k else 0 for k in todo.giant] for job in jobs]
+
+        def words(*shape: int) -> NDArray[np.uint32]:
+            return np.empty((*shape, n), dtype=np.uint32)
+
+        return pipeline.Round(
+            inputs=np.concatenate([job.inputs for job in jobs]).astype(np.uint32, order="C", copy=False),
+            slot_from_seal=self._ring.slot_from_seal,
+            key=jobs[0].keys.words[0] if len(jobs[0].keys.words) else words(limbs, 2, limbs + 1),
+            baby_keys=np.repeat(np.array(babies, dtype=np.int64), plan.input_ciphertexts, axis=0),
+            giant_keys=np.array(giants, dtype=np.int64),
+            weights=layer.words,
+            source=todo.source,
+            groups=todo.groups,
+            target=todo.target,
+            giant=todo.giant,
+            digits=words(count * plan.input_ciphertexts, limbs, limbs + 1),
+            rotated=words(count, plan.input_ciphertexts * plan.babies, 2, limbs),
+            sums=words(count, groups, 2, limbs),
+            switched=words(self.threads, replies, 2, limbs + 1),
+            direct=words(self.threads, replies, 2, limbs),
+            joined=np.zeros(self.threads, dtype=np.int64),
+            replies=words(replies, 2, self.preset.reply_limbs),
+            special_mod=self._special_mod,
+            counters=np.zeros(pipeline.COUNTERS, dtype=np.int64),
+            ends=np.zeros(pipeline.PHASES + 1, dtype=np.int64),
         )
-        multiplied = perf_counter()
-        tasks = [(j, target) for j in range(len(jobs)) for target in range(plan.output_ciphertexts)]
-        replies = [
-            np.empty((plan.output_ciphertexts, 2, self.preset.reply_limbs, n), dtype=np.uint32) for _ in jobs
-        ]
-        for j, target in tasks:
-            self._giant_steps(todo, target, jobs[j].keys, sums[j], replies[j][target])
-        done = perf_counter()
-        spent += (turned - started, multiplied - turned, done - multiplied)
-        return replies
-
-    def _baby_steps(self, plan: LinearPlan, jobs: Sequence[Job]) -> NDArray[np.uint32]:
-        """Rotations 0 ... babies - 1 of every input: [jobs, input ciphertexts * babies, 2, L, N]."""
-        limbs, n, babies = len(self.preset.data_primes), self.preset.ring_degree, plan.babies
-        inputs = np.stack([job.inputs for job in jobs])[..., self._ring.slot_from_seal]
-        flat = inputs.reshape(-1, 2, limbs, n)
-        rotated = np.empty((len(flat), babies, 2, limbs, n), dtype=np.uint32)
-        rotated[:, 0] = flat
-        digits = np.empty((len(flat), limbs, limbs + 1, n), dtype=np.uint32)
-        keys = [job.keys for job in jobs for _ in range(plan.input_ciphertexts)]
-
-        def decompose(lo: int, hi: int) -> None:
-            w = keyswitch.workspace(n, limbs)
-            for task in range(lo, hi):
-                i, digit = divmod(task, limbs)
-                keyswitch.decompose_digit(flat[i, 1], digit, digits[i, digit], w, self._tables)
-
-        def turn(lo: int, hi: int) -> None:
-            w = keyswitch.workspace(n, limbs)
-            for task in range(lo, hi):
-                i, k = divmod(task, babies - 1)
-                key = keys[i].words[keys[i].index[k + 1]]
-                keyswitch.rotate_hoisted(
-                    flat[i, 0], digits[i], key, k + 1, rotated[i, k + 1], w, self._tables
-                )
-
-        if babies > 1:
-            self._split(len(flat) * limbs, decompose)
-            self._split(len(flat) * (babies - 1), turn)
-        return rotated.reshape(len(jobs), plan.input_ciphertexts * babies, 2, limbs, n)
-
-    def _giant_steps(
-        self,
-        todo: Schedule,
-        target: int,
-        keys: PreparedKeys,
-        sums: NDArray[np.uint32],
-        reply: NDArray[np.uint32],
-    ) -> None:
-        """Rotate the groups of one output into place, add them, rescale: ``reply`` [2, reply limbs, N]."""
-        limbs, n = len(self.preset.data_primes), self.preset.ring_degree
-        groups = [g for g in range(len(todo.giant)) if todo.target[g] == target]
-        parts: list[tuple[NDArray[np.uint32], NDArray[np.uint32]]] = []
-
-        def turn(lo: int, hi: int) -> None:
-            w = keyswitch.workspace(n, limbs)
-            switched = np.zeros((2, limbs + 1, n), dtype=np.uint32)
-            direct = np.zeros((2, limbs, n), dtype=np.uint32)
-            for g in groups[lo:hi]:
-                k = int(todo.giant[g])
-                if k == 0:
-                    for c in range(2):
-                        for limb in range(limbs):
-                            keyswitch.shift_add(sums[g, c, limb], direct[c, limb], 0, self._tables.q[limb])
-                else:
-                    key = keys.words[keys.index[k]]
-                    keyswitch.rotate_lazily(sums[g], key, k, switched, direct[0], w, self._tables)
-            parts.append((switched, direct))
-
-        self._split(len(groups), turn)
-        switched, direct = parts[0]
-        for more_switched, more_direct in parts[1:]:
-            for c in range(2):
-                for limb in range(limbs + 1):
-                    keyswitch.shift_add(more_switched[c, limb], switched[c, limb], 0, self._tables.q[limb])
-                for limb in range(limbs):
-                    keyswitch.shift_add(more_direct[c, limb], direct[c, limb], 0, self._tables.q[limb])
-
-        def end(lo: int, hi: int) -> None:
-            w = keyswitch.workspace(n, limbs)
-            for c in range(lo, hi):
-                linear.finish(switched[c], direct[c], reply[c], self._special_mod, w, self._tables)
-
-        self._split(2, end)
-
-    def _split(self, count: int, work: Callable[[int, int], Any]) -> None:
-        """Run ``work(lo, hi)`` over 0 ... count in one contiguous share per thread."""
-        shares = min(self.threads, count)
-        bounds = [count * i // shares for i in range(shares + 1)]
-        others = [self._pool.submit(work, bounds[i], bounds[i + 1]) for i in range(1, shares)]
-        work(bounds[0], bounds[1])
-        for other in others:
-            other.result()
 
     def _check(self, plan: Plan, job: Job) -> None:
         expected = (plan.input_ciphertexts, 2, len(self.preset.data_primes), self.preset.ring_degree)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from math import prod
 from time import perf_counter
@@ -18,11 +19,8 @@ from fhe_llm.evaluator.packed_plan import PackedPlan
 from fhe_llm.evaluator.packed_reference import check_packed
 from fhe_llm.evaluator.packed_scale import packed_log_weight_scale
 from fhe_llm.evaluator.packed_tile import TILE_COLUMNS, TILE_ROWS
-from fhe_llm.evaluator.rns import RingTables
+from fhe_llm.evaluator.rns import ring_tables
 from fhe_llm.params import Preset
-
-Split = Callable[[int, Callable[[int, int], Any]], None]
-"""Runs ``work(first, last)`` over 0 ... count in one contiguous share per thread."""
 
 GROUPS_PER_PASS: Final = 2
 """Groups of tokens that share one encoding of the weights; bounds their rotated inputs (25 MB for 1536 features)."""
@@ -40,16 +38,22 @@ def encode_packed(preset: Preset, name: str, plan: PackedPlan, weights: NDArray[
 
 
 class PackedEngine:
-    """Evaluates packed layers under ``split``'s threads; thread-safe. Jobs hold words in SEAL order."""
+    """Evaluates packed layers on ``threads`` threads of ``pool``; thread-safe. Jobs hold words in SEAL order."""
 
     def __init__(
-        self, preset: Preset, tables: keyswitch.EngineTables, ring: RingTables, special: Any, split: Split
+        self,
+        preset: Preset,
+        tables: keyswitch.EngineTables,
+        special_mod: NDArray[np.uint32],
+        pool: Executor,
+        threads: int,
     ) -> None:
         self._preset = preset
         self._tables = tables
-        self._ring = ring
-        self._special_mod = special
-        self._split = split
+        self._ring = ring_tables(preset.ring_degree, preset.primes)
+        self._special_mod = special_mod
+        self._pool = pool
+        self._threads = threads
         self._arenas = _Arenas()
 
     def evaluate(
@@ -165,6 +169,15 @@ class PackedEngine:
 
         self._split(len(jobs) * outputs, turn)
         return list(replies)
+
+    def _split(self, count: int, work: Callable[[int, int], Any]) -> None:
+        """Run ``work(first, last)`` over 0 ... count in one contiguous share per thread."""
+        shares = min(self._threads, count)
+        bounds = [count * i // shares for i in range(shares + 1)]
+        others = [self._pool.submit(work, bounds[i], bounds[i + 1]) for i in range(1, shares)]
+        work(bounds[0], bounds[1])
+        for other in others:
+            other.result()
 
 
 class _Arena:

@@ -18,7 +18,6 @@ from numba import njit
 from numpy.typing import NDArray
 
 from fhe_llm.errors import ParameterError
-from fhe_llm.evaluator.keyswitch import montgomery
 from fhe_llm.evaluator.ntt import add_mod, mul_mod, sub_mod
 from fhe_llm.evaluator.packed_plan import PackedPlan
 from fhe_llm.evaluator.rns import primitive_root, slot_exponents
@@ -199,6 +198,15 @@ def _coefficients(real, imag, factor, whole, flipped):  # type: ignore[no-untype
 
 
 @njit(inline="always")
+def _montgomery(t, q, q_inverse):  # type: ignore[no-untyped-def]
+    """t / 2^32 mod q for t < q 2^32."""
+    m = np.uint32(np.uint32(t) * q_inverse)
+    high = np.uint32(t >> np.uint64(32))
+    r = np.uint32(high - np.uint32((np.uint64(m) * np.uint64(q)) >> np.uint64(32)))
+    return min(r, np.uint32(r + q))
+
+
+@njit(inline="always")
 def _residue(c, q, modulus, reciprocal):  # type: ignore[no-untyped-def]
     """A whole number below 2^51 in magnitude modulo q; the quotient is rounded to nearest."""
     r = np.int32(c - np.rint(c * reciprocal) * modulus)
@@ -213,7 +221,7 @@ def _enter(whole, flipped, z, enter, q, q_inverse):  # type: ignore[no-untyped-d
     for k in range(z.shape[0]):
         x = _residue(whole[k], q, modulus, reciprocal)
         y = _residue(flipped[k], q, modulus, reciprocal)
-        z[k] = montgomery(np.uint64(x) * unit + np.uint64(y) * minus_i, q, q_inverse)
+        z[k] = _montgomery(np.uint64(x) * unit + np.uint64(y) * minus_i, q, q_inverse)
 
 
 @njit(nogil=True, cache=True)

@@ -2,9 +2,10 @@
 
 A *folded* problem has ``rows`` output rows and ``columns`` input columns. Fold ``input`` packs two inputs into one
 complex slot (z_j = x_j + i x_{j+h}, weights W_{o,j} - i W_{o,j+h}; the real part is the answer); fold ``output`` packs
-two outputs (weights W_o + i W_{o+h}, real inputs). Slots are cut into segments; each repeats the columns periodically
-from its own offset and collects every row over its own share of the columns, so that one product covers
-several diagonals; the client adds the segments together.
+two outputs (weights W_o + i W_{o+h}, real inputs). The columns repeat over all slots, column s mod C in slot s. All
+rows stand in several blocks of slots whose starts are spread over the columns, so that each block collects its share
+of the columns and one product covers several diagonals; the client adds the blocks together. Where the repetition
+breaks, at the end of the slots, some rows miss columns; slots left over answer these rows once more (``placement``).
 
 With slot s holding column c(s) and answering row r(s), rotation by k brings c(s + k) to s: the pair (r(s), c(s + k)) is
 covered. Rotations k = giant + baby are the baby-step/giant-step grid (Halevi and Shoup, "Faster homomorphic
@@ -29,18 +30,21 @@ from fhe_llm.params import Preset, preset
 
 Fold = Literal["input", "output"]
 
-PLAN_VERSION: Final = 1
+PLAN_VERSION: Final = 2
 MAX_FEATURES: Final = 1 << 18
-BABY_STEPS: Final = (16, 64)
-"""Few choices, so that the giant steps of different layers coincide and share keys."""
+MAX_REPAIRS: Final = 256
+"""Rows that may be answered once more; bounds the time a plan takes to check."""
+BABY_STEPS: Final = ((192, 16), (1024, 24), (MAX_FEATURES, 64))
+"""Up to how many diagonals which number of baby steps. Few numbers, so that giant steps of different layers share keys:
+each costs a client 186 KB at N = 4096."""
 
 
 @dataclass(frozen=True, slots=True)
 class CostModel:
     """Relative costs of one operation on one ciphertext, in microseconds on two cores."""
 
-    rotation: float = 25.0
-    product: float = 3.5
+    rotation: float = 20.0
+    product: float = 1.5
     reply: float = 450.0
     request: float = 900.0
 
@@ -49,7 +53,8 @@ class CostModel:
 class LinearPlan:
     """Layout and schedule of y = W x for one preset; equal plans have equal ``plan_id``.
 
-    The rotations used are first_rotation ... first_rotation + diagonals - 1, with ``first_rotation`` <= 0.
+    The rotations used are first_rotation ... first_rotation + diagonals - 1, with ``first_rotation`` <= 0. Each of
+    ``offsets`` is the first slot of a block of all rows.
     """
 
     preset_name: str
@@ -58,7 +63,7 @@ class LinearPlan:
     fold: Fold
     input_ciphertexts: int
     output_ciphertexts: int
-    segments: int
+    offsets: tuple[int, ...]
     first_rotation: int
     diagonals: int
     baby_steps: int
@@ -73,6 +78,11 @@ class LinearPlan:
     def slots(self) -> int:
         """Complex slots of one ciphertext."""
         return preset(self.preset_name).slots
+
+    @cached_property
+    def segments(self) -> int:
+        """Slots of one output ciphertext that answer one row, at most."""
+        return max(int(np.bincount(rows[rows >= 0]).max()) for rows in self.output_map())
 
     @property
     def folded_rows(self) -> int:
@@ -136,23 +146,26 @@ class LinearPlan:
 
     def input_map(self) -> NDArray[np.int32]:
         """[input_ciphertexts, slots]: folded column each slot holds, -1 for zero."""
-        slot = np.arange(self.slots)
-        width = self.slots // self.segments
-        segment = np.minimum(slot // width, self.segments - 1)
-        column = (slot - segment * width + segment * self._share) % self.columns_per_input
+        column = np.arange(self.slots) % self.columns_per_input
         blocks = np.arange(self.input_ciphertexts)[:, None] * self.columns_per_input + column[None, :]
         return np.where(blocks < self.folded_columns, blocks, -1).astype(np.int32)
 
     def output_map(self) -> NDArray[np.int32]:
         """[output_ciphertexts, slots]: folded row each slot answers, -1 for none."""
-        out = np.full((self.output_ciphertexts, self.slots), -1, dtype=np.int32)
-        width = self.slots // self.segments
-        for block in range(self.output_ciphertexts):
-            first = block * self.rows_per_output
-            count = min(self.rows_per_output, self.folded_rows - first)
-            for segment in range(self.segments):
-                out[block, segment * width : segment * width + count] = np.arange(first, first + count)
-        return out
+        rows = placement(
+            self.slots,
+            self.rows_per_output,
+            self.columns_per_input,
+            self.offsets,
+            self.first_rotation,
+            self.diagonals,
+        )
+        if rows is None:
+            raise ParameterError(
+                "cannot schedule the plan: some weights are not covered. Report this plan as a bug."
+            )
+        blocks = np.arange(self.output_ciphertexts)[:, None] * self.rows_per_output + rows[None, :]
+        return np.where((rows >= 0) & (blocks < self.folded_rows), blocks, -1).astype(np.int32)
 
     def diagonal_maps(self, source: int, target: int) -> NDArray[np.int32]:
         """[diagonals, slots]: folded column that rotation first_rotation + d makes slot s multiply with; -1 for none.
@@ -160,31 +173,53 @@ class LinearPlan:
         Every pair (row, column) of input ``source`` and output ``target`` occurs exactly once over all d and s.
         """
         columns, rows = self.input_map()[source], self.output_map()[target]
-        low = source * self.columns_per_input
-        covered = np.zeros((self.folded_rows, self.columns_per_input), dtype=bool)
+        low, width = source * self.columns_per_input, self.columns_per_input
+        covered = np.zeros(self.folded_rows * width, dtype=bool)
         out = np.full((self.diagonals, self.slots), -1, dtype=np.int32)
-        width = self.slots // self.segments
-        used = [np.arange(g * width, (g + 1) * width) for g in range(self.segments)]
-        used = [slots[rows[slots] >= 0] for slots in used]
         for d in range(self.diagonals):
             rotated = np.roll(columns, -(self.first_rotation + d))
-            for slots in used:  # within one segment every row occurs once
-                wanted = slots[rotated[slots] >= 0]
-                r, c = rows[wanted], rotated[wanted]
-                fresh = ~covered[r, c - low]
-                covered[r[fresh], c[fresh] - low] = True
-                out[d, wanted[fresh]] = c[fresh]
-        held = np.unique(columns[columns >= 0]) - low
-        if not covered[np.unique(rows[rows >= 0])][:, held].all():
-            raise ParameterError(
-                "cannot schedule the plan: some weights are not covered. Report this plan as a bug."
-            )
+            wanted = np.flatnonzero((rows >= 0) & (rotated >= 0))
+            pairs = rows[wanted].astype(np.int64) * width + rotated[wanted] - low
+            fresh = np.flatnonzero(~covered[pairs])
+            _, first = np.unique(
+                pairs[fresh], return_index=True
+            )  # two slots may answer a row with one column
+            fresh = fresh[first]
+            covered[pairs[fresh]] = True
+            out[d, wanted[fresh]] = rotated[wanted[fresh]]
         return out
 
-    @property
-    def _share(self) -> int:
-        """Columns one segment covers."""
-        return ceil(self.columns_per_input / self.segments)
+
+@lru_cache(maxsize=256)
+def placement(
+    slots: int, rows: int, columns: int, offsets: tuple[int, ...], first: int, diagonals: int
+) -> NDArray[np.int32] | None:
+    """[slots]: the row each slot answers, -1 for none; None where rotations first ... first + diagonals - 1 leave a
+    pair uncovered.
+
+    Rows that the end of the slots cuts off from some columns are answered once more by slots outside the blocks, each
+    taking the row of which it sees most of what is missing.
+    """
+    answered = np.full(slots, -1, dtype=np.int32)
+    seen = np.zeros((rows, columns), dtype=bool)
+    reach = np.arange(first, first + diagonals)
+    for offset in offsets:
+        own = offset + np.arange(rows)
+        answered[own] = np.arange(rows)
+        seen[np.arange(rows)[:, None], (own[:, None] + reach) % slots % columns] = True
+    lacking = np.flatnonzero(~seen.all(axis=1))
+    if len(lacking) > MAX_REPAIRS:
+        return None
+    missing = ~seen[lacking]
+    for spare in np.flatnonzero(answered < 0)[::-1]:
+        if not missing.any():
+            break
+        gains = missing[:, (spare + reach) % slots % columns].sum(axis=1)
+        best = int(gains.argmax())
+        if gains[best]:
+            answered[spare] = lacking[best]
+            missing[best, (spare + reach) % slots % columns] = False
+    return None if missing.any() else answered
 
 
 @lru_cache(maxsize=512)
@@ -199,7 +234,13 @@ def plan_linear(parameters: Preset, out_features: int, in_features: int) -> Line
         )
     model = CostModel()
     candidates = list(_candidates(parameters, out_features, in_features))
-    return min(candidates, key=lambda plan: (plan.cost(model), plan.baby_steps, plan.plan_id))
+    for plan in sorted(candidates, key=lambda plan: (plan.cost(model), plan.offsets, plan.plan_id)):
+        shape = plan.rows_per_output, plan.columns_per_input, plan.offsets
+        if placement(plan.slots, *shape, plan.first_rotation, plan.diagonals) is not None:
+            return plan
+    raise ParameterError(
+        f"cannot plan a {out_features} x {in_features} product: no layout covers it. Report this size as a bug."
+    )
 
 
 def galois_elements(parameters: Preset, plans: Iterable[LinearPlan]) -> tuple[int, ...]:
@@ -216,35 +257,40 @@ def _candidates(parameters: Preset, out_features: int, in_features: int) -> Iter
         columns = ceil(in_features / 2) if fold == "input" else in_features
         inputs = ceil(columns / slots)
         for outputs in range(ceil(rows / slots), ceil(rows / slots) + 2):
-            for segments in range(1, ceil(columns / inputs) + 1):
-                shape = _fit(slots, ceil(rows / outputs), ceil(columns / inputs), segments)
-                if shape is None:
-                    break
-                first, diagonals = shape
-                for baby in BABY_STEPS:
-                    yield LinearPlan(
-                        preset_name=parameters.name,
-                        in_features=in_features,
-                        out_features=out_features,
-                        fold=fold,
-                        input_ciphertexts=inputs,
-                        output_ciphertexts=outputs,
-                        segments=segments,
-                        first_rotation=first,
-                        diagonals=diagonals,
-                        baby_steps=baby,
-                    )
+            for offsets, first, diagonals in _layouts(slots, ceil(rows / outputs), ceil(columns / inputs)):
+                yield LinearPlan(
+                    preset_name=parameters.name,
+                    in_features=in_features,
+                    out_features=out_features,
+                    fold=fold,
+                    input_ciphertexts=inputs,
+                    output_ciphertexts=outputs,
+                    offsets=offsets,
+                    first_rotation=first,
+                    diagonals=diagonals,
+                    baby_steps=next(baby for most, baby in BABY_STEPS if diagonals <= most),
+                )
 
 
-def _fit(slots: int, rows: int, columns: int, segments: int) -> tuple[int, int] | None:
-    """First rotation and number of diagonals, or None where the segments are too narrow.
+@lru_cache(maxsize=512)
+def _layouts(slots: int, rows: int, columns: int) -> tuple[tuple[tuple[int, ...], int, int], ...]:
+    """Block offsets, first rotation and number of diagonals to choose from; not all of them cover every pair.
 
-    One segment may read past the end of the slots: the columns that the wrap spoils are reached by negative rotations
-    instead, one for every slot of overhang, as long as these do not wrap themselves.
+    One block, with negative rotations for what the end of the slots cuts off (which always works) or without; then for
+    more and more blocks the even spacing with the least largest gap between their columns.
     """
-    width = slots // segments
-    share = ceil(columns / segments)
-    overhang = rows + share - 1 - width
-    if overhang <= 0 or (segments == 1 and slots % columns == 0):
-        return (0, share)
-    return (-overhang, share + overhang) if segments == 1 else None
+    found: list[tuple[tuple[int, ...], int, int]] = []
+    overhang = 0 if slots % columns == 0 else max(0, rows + columns - 1 - slots)
+    if overhang:
+        found.append(((0,), -overhang, min(columns + overhang, slots)))
+    found.append(((0,), 0, columns))
+    for blocks in range(2, min(slots // rows, columns) + 1):
+        steps = np.arange(rows, (slots - rows) // (blocks - 1) + 1)
+        starts = np.sort(steps[:, None] * np.arange(blocks) % columns, axis=1)
+        gaps = np.diff(starts, axis=1, append=starts[:, :1] + columns).max(axis=1)
+        best = int(gaps.argmin())
+        if gaps[best] >= found[-1][2]:
+            continue
+        offsets = tuple(int(steps[best]) * block for block in range(blocks))
+        found.append((offsets, 0, int(gaps[best])))
+    return tuple(found)

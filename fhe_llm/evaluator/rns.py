@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,17 +29,15 @@ Words = NDArray[np.uint32]
 class PrimeTables:
     """Everything one prime needs for transforms; tables of twiddles come with their Shoup companions.
 
-    ``split`` holds the twiddles of the contiguous butterfly stages, ``twist`` the per-column factors that precede
-    (follow, for the inverse) the small cyclic transforms, ``cyclic`` the powers of the R-th root of unity.
+    ``split`` holds the twiddles of the stages on contiguous words, ``column`` those of the stages on columns: node p of
+    the stage with m nodes is at index m + p, a value per column. Index 0 of ``column_inverse`` is 1/N.
     """
 
     prime: int
     split: Words  # [2, C] forward, Shoup
     split_inverse: Words  # [2, C]
-    twist: Words  # [2, R, C]
-    twist_inverse: Words  # [2, R, C], 1/N folded in
-    cyclic: Words  # [2, R]
-    cyclic_inverse: Words  # [2, R]
+    column: Words  # [2, R, C]
+    column_inverse: Words  # [2, R, C], 1/N folded into the last stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +46,8 @@ class RingTables:
 
     ring_degree: int
     rows: int
-    gather: NDArray[np.int32]  # [N]: position in split order for each (row, column)
+    starts: NDArray[np.int32]  # [C]: where the block that becomes a column begins
+    order: NDArray[np.int32]  # [R]: bit reversal of the rows
     slot_from_seal: NDArray[np.int32]  # [N]: slot-order word s is SEAL-order word slot_from_seal[s]
     seal_from_slot: NDArray[np.int32]
     primes: tuple[PrimeTables, ...]
@@ -66,22 +66,18 @@ def ring_tables(ring_degree: int, primes: tuple[int, ...]) -> RingTables:
     base = exponents.reshape(2, rows, columns // 2)[:, 0, :].reshape(
         -1
     )  # [C] exponent of row 0 of each column
-    block = _bit_reverse((base % (2 * columns) - 1) // 2, columns)
-    step = (pow(GALOIS_GENERATOR, columns // 2, 2 * n) - 1) // (2 * columns)
-    inverse_multiplier = np.array([pow(int(e) * step % rows, -1, rows) for e in base])
-    output_row = _bit_reverse(np.arange(rows), rows)  # the cyclic transform takes its input bit-reversed
-    coefficient = output_row[:, None] * inverse_multiplier[None, :] % rows  # [R, C]
-    gather = (block[None, :] * rows + coefficient).reshape(-1)
+    starts = _bit_reverse((base % (2 * columns) - 1) // 2, columns) * rows
     seal_index = _bit_reverse((exponents - 1) // 2, n)
     seal_from_slot = np.empty(n, dtype=np.int32)
     seal_from_slot[seal_index] = np.arange(n)
     return RingTables(
         ring_degree=n,
         rows=rows,
-        gather=gather.astype(np.int32),
+        starts=starts.astype(np.int32),
+        order=_bit_reverse(np.arange(rows), rows).astype(np.int32),
         slot_from_seal=seal_index.astype(np.int32),
         seal_from_slot=seal_from_slot,
-        primes=tuple(_prime_tables(n, p, base, coefficient) for p in primes),
+        primes=tuple(_prime_tables(n, p, base) for p in primes),
     )
 
 
@@ -111,13 +107,14 @@ def primitive_root(prime: int, order: int) -> int:
 def ntt_forward(words: Words, ring_degree: int, primes: tuple[int, ...]) -> Words:
     """Coefficients to SEAL-order NTT; ``words`` is [..., limbs, N], limb l modulo ``primes[l]``; a new array."""
     tables = ring_tables(ring_degree, primes)
-    return np.ascontiguousarray(to_slot_order_ntt(words, tables)[..., tables.seal_from_slot])
+    # take: six times as fast as an index
+    return np.take(to_slot_order_ntt(words, tables), tables.seal_from_slot, axis=-1)
 
 
 def ntt_inverse(words: Words, ring_degree: int, primes: tuple[int, ...]) -> Words:
     """SEAL-order NTT to coefficients; inverse of :func:`ntt_forward`. Returns a new array."""
     tables = ring_tables(ring_degree, primes)
-    return from_slot_order_ntt(words[..., tables.slot_from_seal], tables)
+    return from_slot_order_ntt(np.take(words, tables.slot_from_seal, axis=-1), tables)
 
 
 def to_slot_order_ntt(words: Words, tables: RingTables) -> Words:
@@ -126,7 +123,7 @@ def to_slot_order_ntt(words: Words, tables: RingTables) -> Words:
     flat = out.reshape(-1, len(tables.primes), tables.ring_degree)
     for limb, table in enumerate(tables.primes):
         ntt.forward_many(
-            flat, limb, tables.gather, table.split, table.twist, table.cyclic, np.uint32(table.prime)
+            flat, limb, tables.starts, tables.order, table.split, table.column, np.uint32(table.prime)
         )
     return out
 
@@ -139,17 +136,17 @@ def from_slot_order_ntt(words: Words, tables: RingTables) -> Words:
         ntt.inverse_many(
             flat,
             limb,
-            tables.gather,
+            tables.starts,
+            tables.order,
             table.split_inverse,
-            table.twist_inverse,
-            table.cyclic_inverse,
+            table.column_inverse,
             np.uint32(table.prime),
         )
     return out
 
 
-def _prime_tables(n: int, prime: int, base: NDArray[np.int64], coefficient: NDArray[np.int64]) -> PrimeTables:
-    rows, columns = coefficient.shape
+def _prime_tables(n: int, prime: int, base: NDArray[np.int64]) -> PrimeTables:
+    columns, rows = len(base), n // len(base)
     psi = primitive_root(prime, 2 * n)
     powers = np.empty(2 * n, dtype=np.int64)
     value = 1
@@ -157,23 +154,44 @@ def _prime_tables(n: int, prime: int, base: NDArray[np.int64], coefficient: NDAr
         powers[i] = value
         value = value * psi % prime
     index = _bit_reverse(np.arange(columns), columns) * rows  # twiddle i of the split stages is psi^rev_n(i)
-    twist = coefficient * base[None, :] % (2 * n)
-    cyclic = np.arange(rows) * (2 * columns)
+    exponent = _column_exponents(n, base)
     inverse_n = pow(n, -1, prime)
 
-    def table(exponent: NDArray[np.int64], factor: int = 1) -> Words:
-        values = powers[exponent % (2 * n)].astype(object) * factor % prime
-        return np.stack([values, values * (1 << 32) // prime]).astype(np.uint32)
+    def table(exponent: NDArray[np.int64]) -> Words:
+        return _with_companions(powers[exponent % (2 * n)].astype(object), prime)
 
+    column_inverse = powers[-exponent % (2 * n)].astype(object)
+    column_inverse[0] = 1
+    column_inverse[:2] = column_inverse[:2] * inverse_n % prime  # both outputs of the last stage
     return PrimeTables(
         prime=prime,
         split=table(index),
         split_inverse=table(-index),
-        twist=table(twist),
-        twist_inverse=table(-twist, inverse_n),
-        cyclic=table(cyclic),
-        cyclic_inverse=table(-cyclic),
+        column=table(exponent),
+        column_inverse=_with_companions(column_inverse, prime),
     )
+
+
+def _column_exponents(n: int, base: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Exponents of psi of the column stages, [R, C]: node p of the stage with m nodes at index m + p.
+
+    Node p stands for the slot rows r = rev(p) modulo m; it splits X^2t - psi^(2t e) at +-psi^(t e), t = R / 2m, where
+    e = base * 3^(r C/2) is the exponent of row r. Index 0 is unused.
+    """
+    columns, rows = len(base), n // len(base)
+    generator = pow(GALOIS_GENERATOR, columns // 2, 2 * n)
+    out = np.zeros((rows, columns), dtype=np.int64)
+    m = 1
+    while m < rows:
+        for p, r in enumerate(_bit_reverse(np.arange(m), m)):
+            out[m + p] = rows // (2 * m) * (base * pow(generator, int(r), 2 * n) % (2 * n)) % (2 * n)
+        m *= 2
+    return out
+
+
+def _with_companions(values: NDArray[Any], prime: int) -> Words:
+    """Residues (Python integers) and their Shoup companions floor(2^32 w / prime), stacked."""
+    return np.stack([values, values * (1 << 32) // prime]).astype(np.uint32)
 
 
 def _bit_reverse(values: NDArray[np.int64], size: int) -> NDArray[np.int64]:

@@ -69,6 +69,20 @@ class KVCache:
         """An independent cache of the same positions."""
         return self.prefix(self._length)
 
+    def span(self, start: int, stop: int) -> Floats:
+        """Keys and values of committed positions as one array [2, n_layers, n_kv, stop - start, head_dim]. Raises
+        ValueError outside 0..length."""
+        if not 0 <= start <= stop <= self._length:
+            raise ValueError(f"cannot copy positions {start} to {stop}: the cache holds {self._length}.")
+        return np.stack((self._keys[:, :, start:stop], self._values[:, :, start:stop]))
+
+    def extend(self, span: Floats) -> None:
+        """Put what :meth:`span` gave behind the committed positions, and commit it."""
+        stop = self._length + span.shape[3]
+        self._reserve(stop)
+        self._keys[:, :, self._length : stop], self._values[:, :, self._length : stop] = span
+        self._length = stop
+
     def _reserve(self, positions: int) -> None:
         n_layers, n_kv_heads, head_dim, context_length = self._layout
         capacity = self._keys.shape[2]

@@ -78,6 +78,12 @@ class TextTokenizer:
         except KeyError:  # an added token is stored as itself, not in the byte alphabet
             return text.encode("utf-8")
 
+    @property
+    def size(self) -> int:
+        """Ids below this stand for tokens, added ones included."""
+        count: int = self._parsing.get_vocab_size(with_added_tokens=True)
+        return count
+
     def id_of(self, token: str) -> int | None:
         """The id of a token by its text, if there is one."""
         found: int | None = self._parsing.token_to_id(token)

@@ -29,7 +29,7 @@ Reason = Literal[
 REASONS: Final[tuple[str, ...]] = get_args(Reason)
 
 MAGIC: Final = b"FHEL"
-VERSION: Final = 1
+VERSION: Final = 2
 NO_PRESET: Final = 0
 _HEADER: Final = struct.Struct("<4sBBBBQ")
 HEADER_BYTES: Final = _HEADER.size
@@ -49,7 +49,7 @@ ALL_KINDS: Final = frozenset(Kind)
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a receiver takes at most; arrays are at most 4.3 times a frame's bytes (seeds expanded).
+    """What a receiver takes at most; arrays are at most 4.8 times a frame's bytes (seeds expanded).
 
     ``max_frame_bytes`` bounds any frame; ``max_jobs`` (1..256) bounds the token vectors of one request or
     reply.
@@ -78,9 +78,10 @@ def refuse(cause: str, reason: Reason, *, verb: str = "decode") -> FrameError:
 
 def seal_frame(kind: Kind, preset: Preset | None, *parts: bytes | NDArray[np.uint8]) -> bytes:
     """Header and ``parts`` joined to one frame."""
-    body = b"".join(bytes(part) if isinstance(part, bytes) else part.tobytes() for part in parts)
+    views = [part if isinstance(part, bytes) else np.ascontiguousarray(part).data for part in parts]
+    total = HEADER_BYTES + sum(len(part) if isinstance(part, bytes) else part.nbytes for part in views)
     wire_id = NO_PRESET if preset is None else preset.wire_id
-    return _HEADER.pack(MAGIC, VERSION, kind, wire_id, 0, HEADER_BYTES + len(body)) + body
+    return b"".join((_HEADER.pack(MAGIC, VERSION, kind, wire_id, 0, total), *views))
 
 
 def read_header(data: memoryview, expect: Collection[Kind], limits: Limits) -> Header:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pydantic import ValidationError
 
 from fhe_llm.errors import FheLlmError
+from fhe_llm.progress import bar
 from fhe_llm_server.settings import Settings
 
 FLAGS = {
@@ -75,7 +76,7 @@ def _run(settings: Settings, guarded_by_keys: bool) -> int:
         )
     if not guarded_by_keys:
         _say("no API keys are configured: serving this machine only (loopback)")
-    app = create_app(settings)
+    app = create_app(settings, progress=bar())
     with bound:
         serve(app, settings, bound, announce=lambda url: _say(f"listening on {url}"))
     failure = app.state.proxy.failure

@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from fhe_llm.evaluator.contract import Evaluator
 from fhe_llm.params import preset
+from fhe_llm.progress import Progress, silent
 from fhe_llm_server.asgi import refuse
 from fhe_llm_server.auth import Authentication, BearerKeys
 from fhe_llm_server.limits import Admission, BodyLimit
@@ -31,10 +32,15 @@ HELD_BODIES = 8
 """Bodies of the largest size that may be held in memory at once; smaller ones share the same bytes."""
 
 
-def create_app(settings: Settings, evaluator: Callable[[Settings], Evaluator] | None = None) -> FastAPI:
+def create_app(
+    settings: Settings,
+    evaluator: Callable[[Settings], Evaluator] | None = None,
+    progress: Progress = silent,
+) -> FastAPI:
     """Build the application; the model is loaded in the background once the application starts.
 
     ``evaluator`` makes the evaluator from the settings; by default the one ``settings.device`` names.
+    ``progress`` follows the loading.
     Raises ``OSError`` or ``ValueError`` where the API key file cannot be used.
     """
     metrics = Metrics()
@@ -43,7 +49,7 @@ def create_app(settings: Settings, evaluator: Callable[[Settings], Evaluator] | 
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.proxy = Proxy(settings, make(settings), metrics)
+        app.state.proxy = Proxy(settings, make(settings), metrics, progress)
         await app.state.proxy.start()
         try:
             yield

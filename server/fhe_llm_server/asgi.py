@@ -29,8 +29,9 @@ async def refuse(refusal: Refusal, scope: Scope, receive: Receive, send: Send) -
     """
     scope["fhe_llm.error"] = refusal.proxy_code
     body = refusal.envelope()
-    headers = {**refusal.headers(), "content-length": str(len(body))}
-    kind = "http.response" if scope["type"] == "http" else "websocket.http.response"
+    headers, kind = refusal.headers(), "websocket.http.response"
+    if scope["type"] == "http":  # uvicorn counts the body of a refused handshake itself
+        headers["content-length"], kind = str(len(body)), "http.response"
     if scope["type"] == "http" and has_body(scope):
         headers["connection"] = "close"
     raw = [(key.encode("latin-1"), value.encode("latin-1")) for key, value in headers.items()]

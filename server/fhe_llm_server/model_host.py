@@ -24,6 +24,7 @@ from fhe_llm.models.config import linear_shapes
 from fhe_llm.models.resolve import open_model
 from fhe_llm.models.source import ModelSource
 from fhe_llm.params import Preset
+from fhe_llm.progress import Progress, silent
 from fhe_llm_server.encoded_cache import DamagedCacheError, cache_writer, open_cache
 from fhe_llm_server.refusal import Refusal
 from fhe_llm_server.warm_wire import warm_wire
@@ -119,10 +120,11 @@ class Phase:
 class ModelHost:
     """Loads one model and hands it out once it is ready. ``phase`` may be read from any thread."""
 
-    def __init__(self, model: str, evaluator: Evaluator, data_dir: Path) -> None:
+    def __init__(self, model: str, evaluator: Evaluator, data_dir: Path, progress: Progress = silent) -> None:
         self._wanted = model
         self._evaluator = evaluator
         self._data_dir = data_dir
+        self._progress = progress
         self._stop = threading.Event()
         self._model: HostedModel | None = None
         self.phase = Phase("starting")
@@ -276,7 +278,15 @@ class ModelHost:
     def _enter(self, name: str, done: int = 0, total: int = 0) -> None:
         before, self.phase = self.phase, Phase(name, done, total)
         if before.name != name:
+            if before.total:  # ends its bar before anything else is written
+                self._progress(_label(before.name), before.total, before.total)
             logger.info("model: %s", self.phase)
+        if total:
+            self._progress(_label(name), done, total)
+
+
+def _label(phase: str) -> str:
+    return phase[:1].upper() + phase[1:]
 
 
 def _entry(layer: str, plan: Plan) -> str:

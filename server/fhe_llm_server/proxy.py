@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from fhe_llm.errors import FheLlmError
 from fhe_llm.evaluator.contract import Evaluator
+from fhe_llm.progress import Progress, silent
 from fhe_llm.wire import frame as wire
 from fhe_llm_server.batcher import MAX_REQUEST_JOBS, Batcher
 from fhe_llm_server.keyframes import KeyFrames
@@ -25,9 +26,11 @@ logger = logging.getLogger(__name__)
 class Proxy:
     """Starts and stops with the application; everything it owns belongs to one event loop."""
 
-    def __init__(self, settings: Settings, evaluator: Evaluator, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: Settings, evaluator: Evaluator, metrics: Metrics, progress: Progress = silent
+    ) -> None:
         self.metrics = metrics
-        self.host = ModelHost(settings.model, evaluator, settings.data_dir)
+        self.host = ModelHost(settings.model, evaluator, settings.data_dir, progress)
         self._frames = KeyFrames(evaluator)
         self.keystore = KeyStore(
             settings.data_dir, settings.key_cache_bytes, MAX_KEY_BYTES, verify=self._frames.verify

@@ -16,6 +16,7 @@ from fhe_llm.errors import FrameError
 from fhe_llm.evaluator.contract import Job
 from fhe_llm.wire import frame as wire
 from fhe_llm_server.batcher import Batcher, RoundResult
+from fhe_llm_server.inputs import ciphertexts
 from fhe_llm_server.keyframes import check_preset
 from fhe_llm_server.metrics import Metrics
 from fhe_llm_server.model_host import HostedModel, HostedPlan, ModelHost
@@ -26,10 +27,10 @@ T = TypeVar("T")
 
 INLINE_BYTES: Final = 256 * 1024
 """Frames up to this size are not worth a thread switch."""
-DROP_C0: Final = 3
-"""Low bits of c0 left out of one-limb replies: 2^3/sqrt(12) = 2.3 rms a coefficient beside the sqrt(N/18) =
-15 that rescaling c1 has left already (N = 4096), so 0.02 bits of precision for a twentieth of the bytes. c1
-has no bit to spare."""
+DROP_C0: Final = 5
+"""Low bits of c0 left out of one-limb replies: 2^5/sqrt(12) = 9.2 rms a coefficient beside the sqrt(N/18) = 15 that
+rescaling c1 has left already (N = 4096), so at most 0.23 bits of precision, and less where rotations and rounded
+weights have left more. c1 has no bit to spare: losing one is 30 rms beside the 15."""
 _REQUEST_ID: Final = slice(16, 24)
 
 
@@ -64,12 +65,13 @@ class Rounds:
                 f"cannot evaluate this layer: {missing} rotation keys are missing. Make keys for this model."
             )
             raise Refusal("missing_rotation_key", message)
-        inputs = await self._run(request.words.nbytes, request.ciphertexts)
+        inputs = await self._run(request.words.nbytes, lambda: ciphertexts(request))
         jobs = [Job(key.prepared, words) for words in inputs]
         result = await self._batcher.submit(key.key_id, layer.encoded, jobs)
         size = sum(words.nbytes for words in result.outputs)
         reply = await self._run(size, lambda: _encode(request, result))
-        self._count(request.layer, result)
+        # counted once the reply is on its way
+        asyncio.get_running_loop().call_soon(self._count, request.layer, result)
         return reply
 
     async def _run(self, size: int, work: Callable[[], T]) -> T:
@@ -137,7 +139,7 @@ def _encode(request: wire.EvaluateRequest, result: RoundResult) -> bytes:
         )
     )
     drop = DROP_C0 if request.preset.reply_limbs == 1 else 0
-    words = np.stack(result.outputs)
+    words = result.outputs[0][None] if len(result.outputs) == 1 else np.stack(result.outputs)
     try:
         return wire.encode(wire.EvaluateReply(request.preset, request.request_id, words, timings, drop, 0))
     except FrameError as error:

@@ -16,6 +16,7 @@ from fhe_llm.evaluator.cpu import CpuEvaluator
 from fhe_llm.evaluator.packed_plan import PackedPlan, layer_plans
 from fhe_llm.params import preset
 from fhe_llm.wire import frame as wire
+from fhe_llm_server.inputs import ciphertexts
 
 SHAPES = {"layers.0.up": (96, 40), "layers.0.down": (40, 96)}  # (out, in): one plan of each fold or not
 
@@ -78,7 +79,7 @@ class TinyProxy:
         assert isinstance(request, wire.EvaluateRequest)
         if request.key_id not in self.keys:
             return wire.encode(wire.ErrorFrame(request.request_id, "unknown_key", "cannot use key: unknown."))
-        jobs = [Job(self.keys[request.key_id], words) for words in request.ciphertexts()]
+        jobs = [Job(self.keys[request.key_id], words) for words in ciphertexts(request)]
         (layer,) = (e for e in self._layers[request.layer] if e.plan.plan_id == request.plan_id)
         outputs, _ = self._evaluator.evaluate(layer, jobs)
         return wire.encode(wire.EvaluateReply(self.preset, request.request_id, np.stack(outputs)))

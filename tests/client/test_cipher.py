@@ -221,7 +221,8 @@ def test_bad_shapes_and_sizes_are_refused(cipher: Cipher) -> None:
 def _encrypted(cipher: Cipher, slots: NDArray[np.complex128], seeded: bool) -> NDArray[np.uint32]:
     if not seeded:
         return cipher.encrypt(slots)
-    seeds, c0 = cipher.encrypt_seeded(slots)
+    seeds, coefficients = cipher.encrypt_seeded(slots)
+    c0 = rns.ntt_forward(coefficients, cipher.preset.ring_degree, cipher.preset.data_primes)
     return np.stack(
         [np.stack([c0[i], seed.expand(seeds[i].tobytes(), cipher.preset)]) for i in range(len(slots))]
     )

@@ -65,6 +65,19 @@ def test_a_seed_gives_the_same_tokens_on_every_platform() -> None:
 GOLDEN_DRAWS = [15, 41, 19, 44, 43, 47, 44, 43, 16, 44]
 
 
+@given(LOGITS, st.integers(0, 2**32), st.integers(0, 5))
+def test_a_fork_would_choose_the_same_and_changes_nothing(logits: np.ndarray, seed: int, before: int) -> None:
+    params = SamplingParams(temperature=1.0, repetition_penalty=1.5, seed=seed)
+    sampler, alone = Sampler(params, [0]), Sampler(params, [0])
+    for _ in range(before):
+        assert sampler(logits) == alone(logits)
+    guesses = [sampler.fork()(logits) for _ in range(2)]
+    fork = sampler.fork()
+    ahead = [fork(logits) for _ in range(4)]
+    assert [sampler(logits) for _ in range(4)] == [alone(logits) for _ in range(4)] == ahead
+    assert guesses == [ahead[0]] * 2
+
+
 def test_tiny_temperatures_do_not_overflow() -> None:
     assert Sampler(SamplingParams(temperature=1e-310, seed=0))(np.array([0.0, 3.0, 2.0])) == 1
 

@@ -226,5 +226,5 @@ def test_the_keys_of_the_real_model_fit_twelve_megabytes() -> None:
     elements = galois_elements(preset, [plan_linear(preset, *shape) for shape in SHAPES[:4]])
     limbs, bits = len(preset.primes), sum(preset.prime_bits)
     key_bytes = (limbs - 1) * 2 * bits * preset.ring_degree // 8
-    assert len(elements) == 54
-    assert len(elements) * key_bytes < 12_000_000
+    assert len(elements) == 51
+    assert len(elements) * key_bytes < 9_600_000

@@ -66,3 +66,24 @@ def test_bounds() -> None:
             cache.truncate(length)
         with pytest.raises(ValueError, match="holds 0"):
             cache.prefix(length)
+
+
+def test_a_span_copied_into_another_cache_is_the_same_positions() -> None:
+    rng, cache = np.random.default_rng(), KVCache(2, 3, 4, 100)
+    for layer in range(2):
+        cache.write(layer, rng.random((70, 3, 4), np.float32), rng.random((70, 3, 4), np.float32))
+    cache.commit(70)
+    other = KVCache(2, 3, 4, 100)
+    for start, stop in ((0, 5), (5, 69)):
+        other.extend(cache.span(start, stop))
+    assert other.length == 69
+    np.testing.assert_array_equal(other.span(0, 69), cache.span(0, 69))
+    np.testing.assert_array_equal(other.read(1, 69)[1], cache.read(1, 69)[1])
+
+
+def test_a_span_outside_the_cache_is_refused() -> None:
+    cache = KVCache(1, 1, 1, 8)
+    with pytest.raises(ValueError, match="cannot copy positions"):
+        cache.span(0, 1)
+    with pytest.raises(ContextOverflowError):
+        cache.extend(np.zeros((2, 1, 1, 9, 1), np.float32))

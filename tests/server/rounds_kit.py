@@ -133,7 +133,7 @@ def live(
     proxy.start()
     try:
         if ready:
-            wait_until(lambda: httpx.get(f"{proxy.url}/readyz").status_code == 200, seconds=120)
+            wait_until(lambda: httpx.get(f"{proxy.url}/readyz").status_code == 200, seconds=600)
         yield proxy
     finally:
         proxy.stop()

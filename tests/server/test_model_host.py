@@ -44,6 +44,18 @@ def test_the_first_start_encodes_and_the_second_maps(tiny_model_path: Path, tmp_
             assert group.encoded.words.ctypes.data == layer.packed[0].encoded.words.ctypes.data  # stored once
 
 
+def test_loading_is_followed_and_every_step_ends(tiny_model_path: Path, tmp_path: Path) -> None:
+    seen: dict[str, list[tuple[int, int]]] = {}
+
+    def watch(label: str, done: int, total: int, /) -> None:
+        seen.setdefault(label, []).append((done, total))
+
+    ModelHost(str(tiny_model_path), InstantEvaluator(), tmp_path, watch).load()
+    assert list(seen) == ["Encoding", "Checking", "Warming up"]
+    assert seen["Encoding"] == [(done, 8) for done in range(9)]
+    assert all(steps[-1][0] == steps[-1][1] for steps in seen.values())
+
+
 def test_the_bundle_is_the_file_its_digest_names(tiny_model_path: Path, tmp_path: Path) -> None:
     bundle = loaded(tiny_model_path, tmp_path)[0].ready().bundle
     assert hashlib.sha256(bundle.path.read_bytes()).hexdigest() == bundle.digest

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pty
 import re
 import signal
 import socket
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,7 +46,7 @@ def started(log: Path, env: dict[str, str], *arguments: str) -> Iterator[tuple[s
         wait_until(lambda: process.poll() is not None or "listening on" in log.read_text(), seconds=60)
         match = re.search(r"^listening on (http://127\.0\.0\.1:\d+)$", log.read_text(), re.MULTILINE)
         assert match, log.read_text()
-        wait_until(lambda: httpx.get(f"{match[1]}/readyz").status_code == 200, seconds=120)
+        wait_until(lambda: httpx.get(f"{match[1]}/readyz").status_code == 200, seconds=600)
         yield process, match[1]
     finally:
         process.terminate()
@@ -70,8 +72,27 @@ def test_it_serves_where_tenseal_cannot_be_imported_and_stops_cleanly(
         assert process.wait(timeout=30) == 0
     text = log.read_text()
     assert "Traceback" not in text
+    assert "\r" not in text  # no progress bar where nobody watches
     assert "this machine only" in text
     assert body[-40:].hex() not in text
+
+
+def test_encoding_shows_one_bar_on_a_terminal(tmp_path: Path, tiny_model_path: Path) -> None:
+    arguments = ("--model", str(tiny_model_path), "--data-dir", str(tmp_path / "data"), "--threads", "1")
+    terminal, attached = pty.openpty()
+    termios.tcsetwinsize(attached, (24, 100))
+    command = [sys.executable, "-m", "fhe_llm_server", "--port", "0", *arguments]
+    process, said = subprocess.Popen(command, env=environment(), stderr=attached), b""
+    os.close(attached)
+    try:
+        while b"model: ready" not in said:
+            said += os.read(terminal, 4096)  # EIO ends the test where the process does
+    finally:
+        process.terminate()
+        assert process.wait(timeout=30) == 0
+        os.close(terminal)
+    assert b"\rEncoding:" in said
+    assert b"model: encoding" in said
 
 
 def test_a_port_in_use_is_one_line_and_code_2(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from wire_samples import GOLDEN, LAYER, golden_frames, keys, reply, request
 
 from fhe_llm.errors import FrameError
 from fhe_llm.params import PRESETS, Preset
+from fhe_llm.wire.composed import composable
 from fhe_llm.wire.frame import (
     REASONS,
     ErrorFrame,
@@ -32,7 +33,6 @@ from fhe_llm.wire.frame import (
     encode,
     key_id,
 )
-from fhe_llm.wire.seed import expand
 
 DEFAULT = PRESETS["default"]
 ANY_PRESET = pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda p: p.name)
@@ -55,22 +55,32 @@ def test_golden_bytes(stem: str) -> None:
     jobs=st.integers(1, 3),
     n_in=st.integers(1, 3),
     seeded=st.booleans(),
+    drop=st.integers(0, 20),
 )
 def test_requests_come_back(
-    preset: Preset, request_id: int, ids: list[bytes], layer: str, jobs: int, n_in: int, seeded: bool
+    preset: Preset,
+    request_id: int,
+    ids: list[bytes],
+    layer: str,
+    jobs: int,
+    n_in: int,
+    seeded: bool,
+    drop: int,
 ) -> None:
+    drop0 = drop if seeded and composable(preset) else 0
     arrays = request(preset, jobs=jobs, n_in=n_in, seeded=seeded)
-    sent = EvaluateRequest(preset, request_id, *ids, layer, arrays.words, arrays.seeds)
-    got = decode(encode(sent), expect=(Kind.EVALUATE_REQUEST,))
+    sent = EvaluateRequest(preset, request_id, *ids, layer, arrays.words, arrays.seeds, drop0)
+    data = encode(sent)
+    got = decode(data, expect=(Kind.EVALUATE_REQUEST,))
     assert isinstance(got, EvaluateRequest)
     assert (got.preset, got.request_id, got.layer, got.jobs) == (preset, request_id, layer, jobs)
     assert [got.key_id, got.model_digest, got.plan_id] == ids
-    assert np.array_equal(got.words, sent.words)
-    whole = got.ciphertexts()
-    assert whole.shape == (jobs, n_in, 2, len(preset.data_primes), preset.ring_degree)
+    assert got.drop0 == drop0
+    assert got.words.shape == (jobs, n_in, 1 if seeded else 2, len(preset.data_primes), preset.ring_degree)
+    assert drop0 or np.array_equal(got.words, sent.words)
     if got.seeds is not None and sent.seeds is not None:
         assert np.array_equal(got.seeds, sent.seeds)
-        assert np.array_equal(whole[-1, -1, 1], expand(sent.seeds[-1, -1].tobytes(), preset))
+    assert encode(got) == data
 
 
 @settings(max_examples=60, deadline=None)
@@ -124,7 +134,8 @@ def test_long_messages_are_cut_between_characters() -> None:
 
 
 @pytest.mark.parametrize(
-    ("frame", "size"), [("request_full", 61577), ("request_seeded", 30889), ("keys", 186390)]
+    ("frame", "size"),
+    [("request_full", 61578), ("request_seeded", 30890), ("request_trimmed", 28330), ("keys", 186390)],
 )
 def test_sizes_are_what_the_specification_says(frame: str, size: int) -> None:
     assert (GOLDEN / f"{frame}.bin").stat().st_size == size
@@ -185,6 +196,13 @@ def bad_frames() -> dict[str, tuple[Frame, str]]:
         ),
         "high residue": (replace(full, words=high), "residue_out_of_range"),
         "transparent": (replace(full, words=clear), "transparent"),
+        "drop of a full frame": (replace(full, drop0=1), "bad_field"),
+        "drop of three primes": (replace(request(PRESETS["wide"], seeded=True), drop0=1), "bad_field"),
+        "large drop": (replace(seeded, drop0=21), "bad_field"),
+        "high residue of a trimmed frame": (
+            replace(seeded, words=seeded.words | np.uint32(1 << 30), drop0=5),
+            "residue_out_of_range",
+        ),
         "seed shape": (replace(seeded, seeds=seeded.seeds[:1]), "bad_field"),
         "seeds repeat": (replace(seeded, seeds=np.zeros_like(seeded.seeds)), "bad_field"),
         "reply drop": (replace(answer, drop0=21), "bad_field"),
@@ -240,9 +258,10 @@ def test_the_specification_names_every_preset_and_reason() -> None:
         sizes = (
             request(preset),
             request(preset, seeded=True),
+            request(preset, seeded=True, drop0=5 if composable(preset) else 0),
             reply(preset, limbs=preset.reply_limbs),
             keys(preset),
         )
-        for frame, name in zip(sizes, (LAYER, LAYER, "", ""), strict=True):
+        for frame, name in zip(sizes, (LAYER, LAYER, LAYER, "", ""), strict=True):
             assert f"{len(encode(frame)) - len(name):,}" in page
     assert all(f"| `{reason}` |" in page for reason in REASONS)

@@ -20,7 +20,7 @@ from fhe_llm.wire.seal import (
 
 DEFAULT = PRESETS["default"]
 DECODERS = {
-    "request": (Kind.EVALUATE_REQUEST, ("request_full", "request_seeded")),
+    "request": (Kind.EVALUATE_REQUEST, ("request_full", "request_seeded", "request_trimmed")),
     "reply": (Kind.EVALUATE_REPLY, ("reply",)),
     "keys": (Kind.EVALUATION_KEYS, ("keys",)),
     "error": (Kind.ERROR, ("error",)),

@@ -27,13 +27,13 @@ def counted_words(shape: tuple[int, ...], primes: tuple[int, ...]) -> NDArray[np
 
 
 def request(
-    preset: Preset, *, jobs: int = 1, n_in: int = 1, seeded: bool = False, request_id: int = 7
+    preset: Preset, *, jobs: int = 1, n_in: int = 1, seeded: bool = False, request_id: int = 7, drop0: int = 0
 ) -> EvaluateRequest:
     """A request whose seeds, if any, are the bytes 0, 1, 2, … in order."""
     parts = 1 if seeded else 2
     words = counted_words((jobs, n_in, parts, preset.ring_degree), preset.data_primes)
     seeds = (np.arange(jobs * n_in * 32) % 251).astype(np.uint8).reshape(jobs, n_in, 32) if seeded else None
-    return EvaluateRequest(preset, request_id, KEY_ID, MODEL_DIGEST, PLAN_ID, LAYER, words, seeds)
+    return EvaluateRequest(preset, request_id, KEY_ID, MODEL_DIGEST, PLAN_ID, LAYER, words, seeds, drop0)
 
 
 def reply(
@@ -56,6 +56,7 @@ def golden_frames() -> dict[str, Frame]:
     return {
         "request_full": request(preset),
         "request_seeded": request(preset, seeded=True),
+        "request_trimmed": request(preset, seeded=True, drop0=5),
         "reply": reply(preset, drop0=4, drop1=1),
         "keys": keys(preset),
         "error": ErrorFrame(7, "unknown_key", "cannot find key: it was evicted. Upload it again.", 250),

@@ -39,7 +39,7 @@ class FunctionTransport:
                 return NOTHING
             case HttpCall():
                 return self._serve(operation) if self._serve is not None else Answer(404, {}, b"")
-            case Round(frame, meanwhile):
+            case Round(frame=frame, meanwhile=meanwhile):
                 if meanwhile is not None:
                     meanwhile()
                 return Answer(200, {}, self._evaluate(frame))
@@ -69,7 +69,7 @@ class AsyncAppTransport:
                 return NOTHING
             case HttpCall():
                 call = operation
-            case Round(frame, meanwhile):
+            case Round(frame=frame, meanwhile=meanwhile):
                 if meanwhile is not None:
                     meanwhile()
                 call = HttpCall("POST", _EVALUATE, {"content-type": "application/octet-stream"}, frame)

@@ -27,10 +27,12 @@ class HttpCall:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One request frame. ``meanwhile`` is called once the frame is on its way, where the transport can."""
+    """One request frame. ``meanwhile`` is called once the frame is on its way, where the transport can; then ``spare``
+    again and again, as long as it returns True and the transport sees that there is no answer yet."""
 
     frame: bytes
     meanwhile: Callable[[], None] | None = None
+    spare: Callable[[], bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,7 @@ def exchange(
     keys: KeyUpload,
     *,
     meanwhile: Callable[[], None] | None = None,
+    spare: Callable[[], bool] | None = None,
     patience: Patience | None = None,
 ) -> Routine[bytes]:
     """Send a request frame until there is a reply frame; returns its bytes, unchecked except for the kind.
@@ -81,7 +82,7 @@ def exchange(
     """
     uploaded = False
     while True:
-        answer = yield from settled(Round(frame, meanwhile), patience)
+        answer = yield from settled(Round(frame, meanwhile, spare), patience)
         refusal = _frame_refusal(answer)
         if refusal is None:
             return answer.body

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ssl
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from websockets.asyncio.client import ClientConnection as AsyncConnection
@@ -19,8 +18,9 @@ from websockets.exceptions import (
     InvalidURI,
     WebSocketException,
 )
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import connect
 
+from fhe_llm.client.transport.direct import DirectConnection, ThreadedConnection, through_a_proxy
 from fhe_llm.client.transport.operations import MAX_ANSWER_BYTES, Answer, Round, Unreachable
 
 if TYPE_CHECKING:
@@ -43,16 +43,18 @@ class Socket:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
-        self._connection: ClientConnection | None = None
+        self._connection: DirectConnection | ThreadedConnection | None = None
 
     def exchange(self, call: Round) -> Answer:
         """Send a frame and wait for one; raises :class:`Unreachable` or :class:`NoWebSocket`."""
         try:
             connection = self._connection or self._open()
-            connection.send(call.frame)
+            connection.send(call.frame, seconds=self._endpoint.read_seconds)
             if call.meanwhile is not None:
                 call.meanwhile()
-            data = connection.recv(timeout=self._endpoint.read_seconds)
+            while call.spare is not None and not connection.readable() and call.spare():
+                pass
+            data = connection.receive(seconds=self._endpoint.read_seconds)
         except BaseException as error:
             self.close()
             if isinstance(error, _FAILURES):
@@ -64,25 +66,20 @@ class Socket:
         """Let the connection go; the next round opens a new one."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection.close_timeout = 0.2
             with contextlib.suppress(*_FAILURES):
                 connection.close()
 
-    def _open(self) -> ClientConnection:
+    def _open(self) -> DirectConnection | ThreadedConnection:
         e = self._endpoint
         try:
-            connection = connect(
-                e.socket_url,
-                additional_headers=e.headers,
-                compression=None,
-                max_size=MAX_ANSWER_BYTES,
-                open_timeout=e.connect_seconds,
-                close_timeout=1.0,
-                ping_interval=None,
-                **_tls(e.socket_url, e.tls),
-            )
-            # entered here, left by close(): the connection outlives this call
-            self._connection = contextlib.ExitStack().enter_context(connection)
+            if through_a_proxy(e.socket_url):
+                connection = connect(e.socket_url, additional_headers=e.headers, **_options(e))
+                # entered here, left by close(): the connection outlives this call
+                self._connection = ThreadedConnection(contextlib.ExitStack().enter_context(connection))
+            else:
+                self._connection = DirectConnection.open(
+                    e.socket_url, e.headers, e.tls, seconds=e.connect_seconds, max_size=MAX_ANSWER_BYTES
+                )
         except InvalidMessage:
             raise
         except (InvalidHandshake, InvalidURI) as error:
@@ -128,16 +125,7 @@ class AsyncSocket:
     async def _open(self) -> AsyncConnection:
         e = self._endpoint
         try:
-            self._connection = await connect_async(
-                e.socket_url,
-                additional_headers=e.headers,
-                compression=None,
-                max_size=MAX_ANSWER_BYTES,
-                open_timeout=e.connect_seconds,
-                close_timeout=1.0,
-                ping_interval=None,
-                **_tls(e.socket_url, e.tls),
-            )
+            self._connection = await connect_async(e.socket_url, additional_headers=e.headers, **_options(e))
         except InvalidMessage:
             raise
         except (InvalidHandshake, InvalidURI) as error:
@@ -145,8 +133,16 @@ class AsyncSocket:
         return self._connection
 
 
-def _tls(url: str, context: ssl.SSLContext | None) -> dict[str, Any]:
-    return {"ssl": context} if context is not None and url.startswith("wss:") else {}
+def _options(e: Endpoint) -> dict[str, Any]:
+    tls = {"ssl": e.tls} if e.tls is not None and e.socket_url.startswith("wss:") else {}
+    return {
+        "compression": None,
+        "max_size": MAX_ANSWER_BYTES,
+        "open_timeout": e.connect_seconds,
+        "close_timeout": 1.0,
+        "ping_interval": None,
+        **tls,
+    }
 
 
 def _answer(data: str | bytes) -> Answer:
