@@ -106,7 +106,7 @@ def ask_passphrase(*, confirm: bool = False) -> str:
 def _make_evaluation_keys(ring: Any, base_url: str) -> None:
     from fhe_llm import progress
     from fhe_llm.client.transport import Endpoint, HttpTransport, list_models
-    from fhe_llm.evaluator.plan import galois_elements, plan_linear
+    from fhe_llm.evaluator.packed_plan import layer_plans, plan_elements
 
     transport = HttpTransport(Endpoint(base_url))
     try:
@@ -114,5 +114,6 @@ def _make_evaluation_keys(ring: Any, base_url: str) -> None:
     finally:
         transport.close()
     layers = [layer for model in listing.models for layer in model.layers]
-    plans = [plan_linear(ring.preset, layer.out_features, layer.in_features) for layer in layers]
-    ring.evaluation_keys(galois_elements(ring.preset, plans), progress=progress.bar())
+    shapes = {(layer.out_features, layer.in_features) for layer in layers}
+    plans = [plan for shape in shapes for plan in layer_plans(ring.preset, *shape)]
+    ring.evaluation_keys(plan_elements(ring.preset, plans), progress=progress.bar())

@@ -18,14 +18,26 @@ class _Checked(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
 
 
+class PackedListing(_Checked):
+    """A plan for groups of tokens that the proxy offers for a layer, and the scale of the weights under it."""
+
+    tokens: int = Field(ge=2, le=4096)
+    plan_id: Hex32
+    log_weight_scale: float = Field(ge=0, le=60)
+
+
 class LayerListing(_Checked):
-    """One linear layer: its shape, the plan both sides must agree on, and the scale of its weights."""
+    """One linear layer: its shape, the plan both sides must agree on, and the scale of its weights.
+
+    ``packed`` are the plans for groups of tokens; a client uses those it knows.
+    """
 
     name: LayerName
     in_features: int = Field(ge=1, le=MAX_FEATURES)
     out_features: int = Field(ge=1, le=MAX_FEATURES)
     plan_id: Hex32
     log_weight_scale: float = Field(ge=0, le=60)
+    packed: tuple[PackedListing, ...] = Field(default=(), max_length=16)
 
 
 class BundleListing(_Checked):

@@ -11,19 +11,20 @@ import secrets
 import time
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
-from math import log2
+from math import ceil, log2
 from typing import Final, NoReturn, TypeVar
 
 import numpy as np
 
-from fhe_llm.client import packing
+from fhe_llm.client import group_packing, packing
 from fhe_llm.client.cipher import Cipher
 from fhe_llm.client.keys import EvaluationKeyExport
 from fhe_llm.client.listing import LayerListing, ModelListing, ProxyLimits
 from fhe_llm.client.transport import KeyUpload, Patience, exchange, upload_keys
 from fhe_llm.client.transport.operations import Routine
 from fhe_llm.errors import FrameError, KeyRingError, ModelError, ReplyError
-from fhe_llm.evaluator.plan import LinearPlan, galois_elements, plan_linear
+from fhe_llm.evaluator.packed_plan import PackedPlan, Plan, packed_plans, plan_elements, split_tokens
+from fhe_llm.evaluator.plan import LinearPlan, plan_linear
 from fhe_llm.models.steps import Floats, Linear
 from fhe_llm.progress import Progress, silent
 from fhe_llm.wire import frame as wire
@@ -76,9 +77,41 @@ class SessionOptions:
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    listing: LayerListing
+    name: str
     plan: LinearPlan
+    packed: tuple[PackedPlan, ...]
+    log_scales: dict[Plan, float]
     kind: str  # the name without the number
+
+    def split(self, count: int) -> tuple[tuple[Plan, int], ...]:
+        """Plans for ``count`` vectors, in order, and how many each takes."""
+        return split_tokens(self.plan, self.packed, count)
+
+
+@dataclass(frozen=True, slots=True)
+class _Use:
+    """A layer under one of its plans."""
+
+    layer: _Layer
+    plan: Plan
+
+    @property
+    def tokens(self) -> int:
+        """Vectors one job holds."""
+        return self.plan.tokens if isinstance(self.plan, PackedPlan) else 1
+
+    def pack(self, x: Floats) -> tuple[packing.Slots, packing.Scales]:
+        """Slots [jobs, input_ciphertexts, slots] and the vectors' divisors."""
+        if isinstance(self.plan, PackedPlan):
+            return group_packing.pack_groups(self.plan, x)
+        return packing.pack(self.plan, x)
+
+    def unpack(self, slots: packing.Slots, scale: packing.Scales) -> Floats:
+        """Products [len(scale), out_features] of slots [jobs * output_ciphertexts, slots]."""
+        slots = slots.reshape(-1, self.plan.output_ciphertexts, self.plan.slots)
+        if isinstance(self.plan, PackedPlan):
+            return group_packing.unpack_groups(self.plan, slots, scale)
+        return packing.unpack(self.plan, slots, scale)
 
 
 class Session:
@@ -100,6 +133,7 @@ class Session:
         self._layers = _planned(cipher, model)
         self._keys: EvaluationKeyExport | None = None
         self._measured: set[str] = set()
+        self._widest: dict[int, int] = {}
         self._request_id = secrets.randbits(63)
         self._waits: dict[tuple[str, int], float] = {}
         self._zero_seconds = 1e-3
@@ -127,48 +161,56 @@ class Session:
         Raises :class:`TransportError`, :class:`ProxyError`; :class:`ReplyError` once, for a reply that fails its
         checks, and :class:`RetiredKeyError` ever after.
         """
-        layer, x = self._layer(step.layer), step.x
-        most = self._most_jobs(layer.plan)
-        repeat = self._options.measure_precision and layer.kind not in self._measured and len(x) % most != 0
-        if repeat:
-            x = np.concatenate([x, x[-1:]])
-        answers = []
-        for first in range(0, len(x), most):
-            answers.append((yield from self._round(layer, x[first : first + most])))
-        y = answers[0] if len(answers) == 1 else np.concatenate(answers)
-        if repeat:
-            self._measured.add(layer.kind)
-            self._note_error(y[-2], y[-1])
-            y = y[:-1]
-        return y
+        layer, answers, first = self._layer(step.layer), list[Floats](), 0
+        for plan, count in layer.split(len(step.x)):
+            answers.append((yield from self._rounds(_Use(layer, plan), step.x[first : first + count])))
+            first += count
+        return answers[0] if len(answers) == 1 else np.concatenate(answers)
 
     def close(self) -> None:
         """Refuse further rounds."""
         self._closed = self._closed or "it was closed"
 
-    def _round(self, layer: _Layer, x: Floats) -> Routine[Floats]:
+    def _rounds(self, use: _Use, x: Floats) -> Routine[Floats]:
+        """x under one plan. The last vector goes twice where it fits beside the others and nothing was measured yet."""
+        most = self._most_jobs(use.plan) * use.tokens
+        beside = len(x) % (use.tokens if use.tokens > 1 else most) != 0
+        repeat = self._options.measure_precision and use.layer.kind not in self._measured and beside
+        if repeat:
+            x = np.concatenate([x, x[-1:]])
+        answers = []
+        for first in range(0, len(x), most):
+            answers.append((yield from self._round(use, x[first : first + most])))
+        y = answers[0] if len(answers) == 1 else np.concatenate(answers)
+        if repeat:
+            self._measured.add(use.layer.kind)
+            self._note_error(y[-2], y[-1])
+            y = y[:-1]
+        return y
+
+    def _round(self, use: _Use, x: Floats) -> Routine[Floats]:
         clock, stats = self._options.clock, self.stats
         begun = clock()
-        frame, scale = self._request(layer, x)
+        frame, scale, jobs = self._request(use, x)
         sent = clock()
         try:
             answer = yield from exchange(
                 frame,
                 self._upload(),
                 meanwhile=lambda: self._prepare(len(x)),
-                spare=lambda: self._spare(sent, self._waits.get((layer.kind, len(x)), 0.0)),
+                spare=lambda: self._spare(sent, self._waits.get((use.layer.kind, len(x)), 0.0)),
                 patience=self._options.patience,
             )
             received = clock()
-            self._waits[layer.kind, len(x)] = received - sent
-            reply = self._checked(answer, layer, len(x))
-            y = self._opened(reply, layer, scale)
+            self._waits[use.layer.kind, len(x)] = received - sent
+            reply = self._checked(answer, use, jobs)
+            y = self._opened(reply, use, scale)
         except (FrameError, ReplyError) as error:
-            self._retire(layer, error)
+            self._retire(use.layer, error)
         t = reply.timings
         phases = [1e-6 * us for us in (t.queue, t.rotations, t.products, t.finish)]
         stats.rounds += 1
-        stats.layers_seen.add(layer.listing.name)
+        stats.layers_seen.add(use.layer.name)
         stats.bytes_up += len(frame)
         stats.bytes_down += len(answer)
         stats.encrypt += sent - begun
@@ -180,13 +222,13 @@ class Session:
         stats.decrypt += clock() - received
         return y
 
-    def _request(self, layer: _Layer, x: Floats) -> tuple[bytes, packing.Scales]:
+    def _request(self, use: _Use, x: Floats) -> tuple[bytes, packing.Scales, int]:
         if self._closed is not None:
             raise KeyRingError(f"cannot use the session: {self._closed}. Start a new one.")
-        plan, preset = layer.plan, self._cipher.preset
-        slots, scale = packing.pack(plan, x)
+        plan, preset = use.plan, self._cipher.preset
+        slots, scale = use.pack(x)
         flat = slots.reshape(-1, plan.slots)
-        jobs, limbs = (len(x), plan.input_ciphertexts), len(preset.data_primes)
+        jobs, limbs = (len(slots), plan.input_ciphertexts), len(preset.data_primes)
         if self._options.seeded:
             seeds, c0 = self._cipher.encrypt_seeded(flat)
             words, seeds = c0.reshape(*jobs, 1, limbs, preset.ring_degree), seeds.reshape(*jobs, _SEED_BYTES)
@@ -199,46 +241,44 @@ class Session:
             key_id=self._export().key_id,
             model_digest=bytes.fromhex(self._model.model_digest),
             plan_id=plan.plan_id,
-            layer=layer.listing.name,
+            layer=use.layer.name,
             words=words,
             seeds=seeds,
             drop0=0 if seeds is None else self._cipher.drop0,
         )
-        return wire.encode(request), scale
+        return wire.encode(request), scale, len(slots)
 
-    def _checked(self, data: bytes, layer: _Layer, jobs: int) -> wire.EvaluateReply:
+    def _checked(self, data: bytes, use: _Use, jobs: int) -> wire.EvaluateReply:
         """The reply, once every count in it is what the request calls for; raises FrameError, ReplyError."""
         preset = self._cipher.preset
         limits = wire.Limits(max_frame_bytes=len(data), max_jobs=jobs)
         reply = wire.decode(data, expect=(wire.Kind.EVALUATE_REPLY,), limits=limits)
         assert isinstance(reply, wire.EvaluateReply)  # noqa: S101  what decode was told to expect
-        wanted = (jobs, layer.plan.output_ciphertexts, 2, preset.reply_limbs, preset.ring_degree)
+        wanted = (jobs, use.plan.output_ciphertexts, 2, preset.reply_limbs, preset.ring_degree)
         if reply.preset != preset or reply.request_id != self._request_id or reply.words.shape != wanted:
             raise ReplyError("it does not answer the request that was sent")
         return reply
 
-    def _opened(self, reply: wire.EvaluateReply, layer: _Layer, scale: packing.Scales) -> Floats:
+    def _opened(self, reply: wire.EvaluateReply, use: _Use, scale: packing.Scales) -> Floats:
         """Decrypt, decode, unpack."""
-        preset, plan = self._cipher.preset, layer.plan
+        preset = self._cipher.preset
         dropped = sum(log2(p) for p in preset.data_primes[preset.reply_limbs :])
-        log_scale = preset.log_input_scale + layer.listing.log_weight_scale - dropped
+        log_scale = preset.log_input_scale + use.layer.log_scales[use.plan] - dropped
         flat = reply.words.reshape(-1, *reply.words.shape[2:])
-        slots = self._cipher.decrypt(flat, log_scale)
-        return packing.unpack(plan, slots.reshape(len(scale), plan.output_ciphertexts, plan.slots), scale)
+        return use.unpack(self._cipher.decrypt(flat, log_scale), scale)
 
     def _retire(self, layer: _Layer, error: Exception) -> NoReturn:
         self._closed = "a reply failed its checks"
-        self._cipher.retire(f"a reply for {layer.listing.name} failed its checks")
+        self._cipher.retire(f"a reply for {layer.name} failed its checks")
         raise ReplyError(
-            f"cannot use the proxy's reply for {layer.listing.name}: {error} "
+            f"cannot use the proxy's reply for {layer.name}: {error} "
             "The session is closed and its key retired. Make a new key, and find out who changed the reply."
         ) from None
 
-    def _prepare(self, jobs: int) -> None:
+    def _prepare(self, count: int) -> None:
         """While the proxy works: encryptions of zero for a round of as many vectors."""
         begun = self._options.clock()
-        widest = max(layer.plan.input_ciphertexts for layer in self._layers.values())
-        self._cipher.prepare(jobs * widest, seeded=self._options.seeded)
+        self._cipher.prepare(self._most_ciphertexts(count), seeded=self._options.seeded)
         self.stats.prepare += self._options.clock() - begun
 
     def _spare(self, sent: float, wait: float) -> bool:
@@ -255,8 +295,20 @@ class Session:
         self.stats.prepare += self._zero_seconds
         return True
 
-    def _most_jobs(self, plan: LinearPlan) -> int:
-        """Vectors one request may hold."""
+    def _most_ciphertexts(self, count: int) -> int:
+        """Ciphertexts that ``count`` vectors need in the layer that needs most."""
+        if count not in self._widest:
+            self._widest[count] = max(
+                sum(
+                    ceil(n / _Use(layer, plan).tokens) * plan.input_ciphertexts
+                    for plan, n in layer.split(count)
+                )
+                for layer in self._layers.values()
+            )
+        return self._widest[count]
+
+    def _most_jobs(self, plan: Plan) -> int:
+        """Vectors, or groups of them, one request may hold."""
         preset = self._cipher.preset
         half = sum(p.bit_length() for p in preset.data_primes) * preset.ring_degree // 8
         each = plan.input_ciphertexts * (half + _SEED_BYTES if self._options.seeded else 2 * half)
@@ -282,7 +334,8 @@ class Session:
 
     def _export(self) -> EvaluationKeyExport:
         if self._keys is None:
-            elements = galois_elements(self._cipher.preset, (layer.plan for layer in self._layers.values()))
+            plans = (plan for layer in self._layers.values() for plan in layer.log_scales)
+            elements = plan_elements(self._cipher.preset, plans)
             elements = elements or (
                 3,
             )  # layers small enough need no rotation; a key frame holds one at least
@@ -311,4 +364,9 @@ def _planned_layers(cipher: Cipher, listings: Iterable[LayerListing]) -> Iterabl
                 f"cannot use layer {listing.name}: the proxy lays it out otherwise. Use the same fhe-llm version there."
             )
         kind = ".".join(part for part in listing.name.split(".") if not part.isdigit())
-        yield listing.name, _Layer(listing, plan, kind)
+        scales: dict[Plan, float] = {plan: listing.log_weight_scale}
+        offered = {entry.plan_id: entry.log_weight_scale for entry in listing.packed}
+        packed = packed_plans(cipher.preset, listing.out_features, listing.in_features)
+        packed = tuple(group for group in packed if group.plan_id.hex() in offered)
+        scales |= {group: offered[group.plan_id.hex()] for group in packed}
+        yield listing.name, _Layer(listing.name, plan, packed, scales, kind)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fhe_llm.errors import FheLlmError
-from fhe_llm.evaluator.plan import LinearPlan
+from fhe_llm.evaluator.packed_plan import Plan
 from fhe_llm.params import Preset
 
 Words = NDArray[np.uint32]
@@ -41,20 +41,22 @@ class EvaluationKeys:
 
 @dataclass(frozen=True, slots=True)
 class EncodedLayer:
-    """One layer's weights as plaintext polynomials in the plan's order.
+    """One layer's weights in the evaluator's form for one plan: plaintext polynomials in the plan's order, or, for a
+    packed plan, what they are made from in passing.
 
     ``words`` is contiguous and may be a read-only memory map; ``log_weight_scale`` is log2 of their encoding scale.
     """
 
     name: str
-    plan: LinearPlan
+    plan: Plan
     log_weight_scale: int
     words: NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One token vector of one client: ``inputs`` is [plan.input_ciphertexts, 2, data limbs, N], NTT form."""
+    """One token vector of one client, or one group of them under a packed plan: ``inputs`` is
+    [plan.input_ciphertexts, 2, data limbs, N], NTT form."""
 
     keys: Any
     inputs: NDArray[Any]
@@ -74,7 +76,7 @@ class Evaluator(Protocol):
 
     preset: Preset
 
-    def encode(self, name: str, plan: LinearPlan, weights: NDArray[np.float32]) -> EncodedLayer:
+    def encode(self, name: str, plan: Plan, weights: NDArray[np.float32]) -> EncodedLayer:
         """Encode ``weights`` [out_features, in_features] for ``plan``."""
         ...
 

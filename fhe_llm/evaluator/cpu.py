@@ -15,6 +15,8 @@ from fhe_llm.errors import ParameterError
 from fhe_llm.evaluator import keyswitch, pipeline
 from fhe_llm.evaluator.arena import Arena
 from fhe_llm.evaluator.contract import EncodedLayer, EvaluationKeys, Job, MissingRotationKeyError, Timings
+from fhe_llm.evaluator.packed import PackedEngine, encode_packed
+from fhe_llm.evaluator.packed_plan import PackedPlan, Plan
 from fhe_llm.evaluator.plan import LinearPlan
 from fhe_llm.evaluator.rns import GALOIS_GENERATOR, ring_tables
 from fhe_llm.evaluator.schedule import encode_layer, schedule
@@ -51,9 +53,12 @@ class CpuEvaluator:
         self._special_mod = np.array(
             [(special % q, ((special % q) << 32) // q) for q in data], dtype=np.uint32
         )
+        self._packed = PackedEngine(preset, self._tables, self._special_mod, self._pool, self.threads)
 
-    def encode(self, name: str, plan: LinearPlan, weights: NDArray[np.float32]) -> EncodedLayer:
-        """Encode ``weights`` [out_features, in_features]; about 0.1 ms per product and thread."""
+    def encode(self, name: str, plan: Plan, weights: NDArray[np.float32]) -> EncodedLayer:
+        """Encode ``weights`` [out_features, in_features]; 0.1 ms per product and thread, later for packed plans."""
+        if isinstance(plan, PackedPlan):
+            return encode_packed(self.preset, name, plan, weights)
         return encode_layer(self.preset, name, plan, weights, self._pool)
 
     def prepare_keys(self, keys: EvaluationKeys) -> PreparedKeys:
@@ -74,6 +79,9 @@ class CpuEvaluator:
             self._check(plan, job)
         replies: list[NDArray[np.uint32]] = []
         spent = np.zeros(3)
+        if isinstance(plan, PackedPlan):
+            replies = self._packed.evaluate(layer, jobs, spent)
+            return replies, Timings(*(float(seconds) for seconds in spent))
         for first in range(0, len(jobs), JOBS_PER_PASS):
             replies += self._evaluate_pass(layer, jobs[first : first + JOBS_PER_PASS], spent)
         return replies, Timings(*(float(seconds) for seconds in spent))
@@ -108,6 +116,7 @@ class CpuEvaluator:
 
     def _round(self, layer: EncodedLayer, jobs: Sequence[Job], arena: Arena) -> pipeline.Round:
         """Everything the threads share; the keys live as long as ``jobs`` does."""
+        assert isinstance(layer.plan, LinearPlan)  # noqa: S101  packed plans went another way
         plan, todo = layer.plan, schedule(layer.plan)
         limbs, n = len(self.preset.data_primes), self.preset.ring_degree
         count, groups, replies = len(jobs), len(todo.giant), len(jobs) * plan.output_ciphertexts
@@ -137,7 +146,7 @@ class CpuEvaluator:
             ends=np.zeros(pipeline.PHASES + 1, dtype=np.int64),
         )
 
-    def _check(self, plan: LinearPlan, job: Job) -> None:
+    def _check(self, plan: Plan, job: Job) -> None:
         expected = (plan.input_ciphertexts, 2, len(self.preset.data_primes), self.preset.ring_degree)
         if job.inputs.shape != expected:
             raise ParameterError(

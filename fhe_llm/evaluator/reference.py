@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 
 from fhe_llm.errors import ParameterError
 from fhe_llm.evaluator.contract import EncodedLayer, EvaluationKeys, Job, MissingRotationKeyError, Timings
+from fhe_llm.evaluator.packed_plan import PackedPlan, Plan
+from fhe_llm.evaluator.packed_reference import check_packed, packed_product
+from fhe_llm.evaluator.packed_scale import packed_log_weight_scale
 from fhe_llm.evaluator.plan import LinearPlan
 from fhe_llm.evaluator.scale import log_weight_scale
 from fhe_llm.evaluator.schedule import plaintext_slots, schedule
@@ -27,8 +30,11 @@ class ReferenceEvaluator:
     def __init__(self, preset: Preset) -> None:
         self.preset = preset
 
-    def encode(self, name: str, plan: LinearPlan, weights: NDArray[np.float32]) -> EncodedLayer:
+    def encode(self, name: str, plan: Plan, weights: NDArray[np.float32]) -> EncodedLayer:
         """Weights [out_features, in_features] as slots [products, slots], at scale one."""
+        if isinstance(plan, PackedPlan):
+            check_packed(name, plan, weights)
+            return EncodedLayer(name, plan, packed_log_weight_scale(self.preset, plan, weights), weights)
         words = plaintext_slots(plan, weights)
         return EncodedLayer(name, plan, log_weight_scale(self.preset, plan, weights), words)
 
@@ -54,6 +60,9 @@ class ReferenceEvaluator:
                 raise MissingRotationKeyError(
                     f"cannot rotate by {k}: its key is missing. Upload evaluation keys made for this model's plans."
                 )
+        if isinstance(plan, PackedPlan):
+            return packed_product(plan, layer.words, job.inputs)
+        assert isinstance(plan, LinearPlan)  # noqa: S101  the only other kind
         todo = schedule(plan)
         reply = np.zeros((plan.output_ciphertexts, plan.slots), dtype=np.complex128)
         for g, (target, giant) in enumerate(zip(todo.target, todo.giant, strict=True)):

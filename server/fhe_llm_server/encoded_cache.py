@@ -3,8 +3,8 @@
 File: magic (8 bytes), padding to a page, each layer's words at a page boundary, a JSON index, and a trailer
 of ``<u64 index offset, u64 index length, sha-256 of the index, magic>``. The index names the preset, model
 digest and evaluator, and for each layer its plan id, scale, dtype, shape, offset and SHA-256. Nothing in it
-is executable. Opening checks every hash (about a second per GB, and it warms the page cache), so a
-truncated, damaged or foreign file is noticed and rebuilt.
+is executable. Layers with equal words share them. Opening checks every hash (about a second per GB, and it
+warms the page cache), so a truncated, damaged or foreign file is noticed and rebuilt.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 
 from fhe_llm.errors import ModelError
 from fhe_llm.evaluator.contract import EncodedLayer
-from fhe_llm.evaluator.plan import LinearPlan
+from fhe_llm.evaluator.packed_plan import Plan
 
 MAGIC: Final = b"FHELENC1"
 PAGE: Final = 4096
@@ -44,15 +44,20 @@ class CacheWriter:
         self._identity = dict(identity)
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         self._layers: list[dict[str, Any]] = []
+        self._written: dict[str, int] = {}
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._file: BinaryIO = self._temporary.open("xb")
         self._file.write(MAGIC)
 
     def add(self, layer: EncodedLayer) -> None:
         """Write one layer's words; raises ``OSError`` when the disk is full."""
-        self._pad()
         words = np.ascontiguousarray(layer.words)
         raw = words.reshape(-1).view(np.uint8).data
+        digest = hashlib.sha256(raw).hexdigest()
+        fresh = digest not in self._written
+        if fresh:
+            self._pad()
+            self._written[digest] = self._file.tell()
         self._layers.append(
             {
                 "name": layer.name,
@@ -60,11 +65,12 @@ class CacheWriter:
                 "log_weight_scale": layer.log_weight_scale,
                 "dtype": words.dtype.str,
                 "shape": list(words.shape),
-                "offset": self._file.tell(),
-                "sha256": hashlib.sha256(raw).hexdigest(),
+                "offset": self._written[digest],
+                "sha256": digest,
             }
         )
-        self._file.write(raw)
+        if fresh:
+            self._file.write(raw)
 
     def commit(self) -> None:
         """Finish the file and put it in place."""
@@ -101,7 +107,7 @@ def cache_writer(path: Path, identity: Mapping[str, str]) -> Iterator[CacheWrite
 def open_cache(
     path: Path,
     identity: Mapping[str, str],
-    plans: Mapping[str, LinearPlan],
+    plans: Mapping[str, Plan],
     progress: Callable[[int, int], None],
 ) -> dict[str, EncodedLayer]:
     """Map every layer of ``plans`` read-only. ``progress(done, total)`` counts checked layers.
@@ -143,9 +149,7 @@ def _read_index(path: Path) -> tuple[dict[str, Any], int]:
     return index, offset
 
 
-def _map_layer(
-    whole: np.ndarray[Any, Any], entry: dict[str, Any], plan: LinearPlan, end: int
-) -> EncodedLayer:
+def _map_layer(whole: np.ndarray[Any, Any], entry: dict[str, Any], plan: Plan, end: int) -> EncodedLayer:
     dtype, shape, offset = (
         np.dtype(entry["dtype"]),
         tuple(int(n) for n in entry["shape"]),
@@ -166,12 +170,20 @@ def _map_layer(
 def _verify(
     layers: dict[str, EncodedLayer], hashes: dict[str, str], progress: Callable[[int, int], None]
 ) -> None:
+    checked: dict[tuple[int, int], str] = {}
+
     def matches(name: str) -> bool:
-        raw = layers[name].words.reshape(-1).view(np.uint8).data
+        raw = layers[name].words.reshape(-1).view(np.uint8)
+        where = (raw.ctypes.data, raw.nbytes)
+        if where not in checked:
+            checked[where] = hash_of(raw.data)
+        return checked[where] == hashes[name]
+
+    def hash_of(raw: memoryview) -> str:
         digest = hashlib.sha256()
         for start in range(0, len(raw), _HASH_BLOCK):
             digest.update(raw[start : start + _HASH_BLOCK])
-        return digest.hexdigest() == hashes[name]
+        return digest.hexdigest()
 
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1), "verify") as pool:
         for done, good in enumerate(pool.map(matches, layers), start=1):

@@ -18,7 +18,7 @@ import numpy as np
 
 from fhe_llm.errors import FheLlmError, ModelError
 from fhe_llm.evaluator.contract import EncodedLayer, EvaluationKeys, Evaluator, Job
-from fhe_llm.evaluator.plan import LinearPlan, galois_elements, plan_linear
+from fhe_llm.evaluator.packed_plan import PackedPlan, Plan, layer_plans, plan_elements
 from fhe_llm.models.bundle import write_bundle
 from fhe_llm.models.config import linear_shapes
 from fhe_llm.models.resolve import open_model
@@ -31,15 +31,35 @@ from fhe_llm_server.warm_wire import warm_wire
 
 logger = logging.getLogger(__name__)
 
-CACHE_VERSION: Final = "1"
+CACHE_VERSION: Final = "2"
+
+
+@dataclass(frozen=True, slots=True)
+class HostedPlan:
+    """A layer encoded for one plan, and the Galois elements that plan needs."""
+
+    encoded: EncodedLayer
+    elements: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True)
 class HostedLayer:
-    """An encoded layer and the Galois elements its plan needs."""
+    """A layer in every plan it is offered in: ``single`` takes one token a job, ``packed`` groups of them."""
 
-    encoded: EncodedLayer
-    elements: frozenset[int]
+    single: HostedPlan
+    packed: tuple[HostedPlan, ...]
+
+    @property
+    def encoded(self) -> EncodedLayer:
+        """The layer as it evaluates single tokens."""
+        return self.single.encoded
+
+    def plan(self, plan_id: bytes) -> HostedPlan | None:
+        """The plan of that id, if it is offered."""
+        for hosted in (self.single, *self.packed):
+            if hosted.encoded.plan.plan_id == plan_id:
+                return hosted
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +91,7 @@ class HostedModel:
                 "out_features": layer.encoded.plan.out_features,
                 "plan_id": layer.encoded.plan.plan_id.hex(),
                 "log_weight_scale": layer.encoded.log_weight_scale,
+                "packed": [_packed_listing(hosted.encoded) for hosted in layer.packed],
             }
             for name, layer in self.layers.items()
         ]
@@ -148,17 +169,23 @@ class ModelHost:
         stem = f"{name}-{source.model_digest[:16]}"
         bundle = self._bundle(source, self._data_dir / "bundles" / f"{stem}.safetensors")
         plans = {
-            layer: plan_linear(self.preset, *shape) for layer, shape in linear_shapes(source.config).items()
+            layer: layer_plans(self.preset, *shape) for layer, shape in linear_shapes(source.config).items()
         }
         encoded = self._encoded(source, plans, self._data_dir / "encoded" / f"{stem}-{self.preset.name}.enc")
-        layers = {
-            layer: HostedLayer(encoded[layer], frozenset(galois_elements(self.preset, [plan])))
-            for layer, plan in plans.items()
-        }
+        layers = {layer: self._hosted(layer, encoded, plans[layer]) for layer in plans}
         digest = bytes.fromhex(source.model_digest)
         model = HostedModel(name, digest, self.preset, source.config.context_length, layers, bundle)
         self._warm_up(model)
         return model
+
+    def _hosted(
+        self, layer: str, encoded: Mapping[str, EncodedLayer], plans: tuple[Plan, ...]
+    ) -> HostedLayer:
+        single, *packed = (
+            HostedPlan(encoded[_entry(layer, plan)], frozenset(plan_elements(self.preset, [plan])))
+            for plan in plans
+        )
+        return HostedLayer(single, tuple(packed))
 
     def _bundle(self, source: ModelSource, path: Path) -> Bundle:
         """Written at every start: the same model gives the same bytes, so no old file is trusted."""
@@ -166,8 +193,9 @@ class ModelHost:
         return Bundle(path, write_bundle(source, path), path.stat().st_size)
 
     def _encoded(
-        self, source: ModelSource, plans: dict[str, LinearPlan], path: Path
+        self, source: ModelSource, plans: dict[str, tuple[Plan, ...]], path: Path
     ) -> dict[str, EncodedLayer]:
+        entries = {_entry(layer, plan): plan for layer, some in plans.items() for plan in some}
         kind = f"{type(self._evaluator).__module__}.{type(self._evaluator).__qualname__}"
         identity = {
             "version": CACHE_VERSION,
@@ -177,9 +205,9 @@ class ModelHost:
         }
         try:
             layers = open_cache(
-                path, identity, plans, lambda done, total: self._enter("checking", done, total)
+                path, identity, entries, lambda done, total: self._enter("checking", done, total)
             )
-            self._spot_check(source, layers)
+            self._spot_check(source, plans, layers)
         except FileNotFoundError:
             logger.info("encoding the weights; this happens once")
         except DamagedCacheError as error:
@@ -192,40 +220,48 @@ class ModelHost:
             logger.warning(
                 "cannot keep the encoded weights on disk: %s. They stay in memory.", error.strerror
             )
-            return {name: self._encode(source, plans, name) for name in plans}
-        return open_cache(path, identity, plans, lambda done, total: self._enter("checking", done, total))
+            return {layer.name: layer for name in plans for layer in self._encode(source, plans, name)}
+        return open_cache(path, identity, entries, lambda done, total: self._enter("checking", done, total))
 
     def _encode_to_disk(
-        self, source: ModelSource, plans: dict[str, LinearPlan], path: Path, identity: dict[str, str]
+        self, source: ModelSource, plans: dict[str, tuple[Plan, ...]], path: Path, identity: dict[str, str]
     ) -> None:
         with cache_writer(path, identity) as writer:
             for name in plans:
-                writer.add(self._encode(source, plans, name))
+                for layer in self._encode(source, plans, name):
+                    writer.add(layer)
             writer.commit()
 
-    def _encode(self, source: ModelSource, plans: dict[str, LinearPlan], name: str) -> EncodedLayer:
+    def _encode(
+        self, source: ModelSource, plans: dict[str, tuple[Plan, ...]], name: str
+    ) -> list[EncodedLayer]:
         if self._stop.is_set():
             raise ModelError("cannot load the model: the proxy is stopping. Start it again.")
         self._enter("encoding", list(plans).index(name), len(plans))
-        return self._evaluator.encode(name, plans[name], source.linear_weight(name))
+        weights = source.linear_weight(name)
+        return [self._evaluator.encode(_entry(name, plan), plan, weights) for plan in plans[name]]
 
-    def _spot_check(self, source: ModelSource, layers: Mapping[str, EncodedLayer]) -> None:
+    def _spot_check(
+        self, source: ModelSource, plans: dict[str, tuple[Plan, ...]], layers: Mapping[str, EncodedLayer]
+    ) -> None:
         """Encode the smallest layer again: a newer encoder must not be served weights of an older one."""
-        name = min(layers, key=lambda layer: layers[layer].words.nbytes)
-        fresh, cached = (
-            self._evaluator.encode(name, layers[name].plan, source.linear_weight(name)),
-            layers[name],
-        )
-        same = fresh.log_weight_scale == cached.log_weight_scale and np.array_equal(fresh.words, cached.words)
-        if not same:
-            raise DamagedCacheError(
-                "cannot use the encoded weights on disk: its encoder was another. They are encoded again."
-            )
+        name = min(plans, key=lambda layer: layers[layer].words.nbytes)
+        weights = source.linear_weight(name)
+        for plan in (plans[name][0], plans[name][-1]):
+            entry = _entry(name, plan)
+            fresh, cached = self._evaluator.encode(entry, plan, weights), layers[entry]
+            same = fresh.log_weight_scale == cached.log_weight_scale
+            if not (same and np.array_equal(fresh.words, cached.words)):
+                raise DamagedCacheError(
+                    "cannot use the encoded weights on disk: its encoder was another. They are encoded again."
+                )
 
     def _warm_up(self, model: HostedModel) -> None:
-        """One evaluation per distinct plan on zeros, so that no client waits for kernels to compile."""
-        seen: set[bytes] = set()
-        todo = [layer for layer in model.layers.values() if not _seen(seen, layer.encoded.plan.plan_id)]
+        """Evaluations of zeros, so that no client waits for kernels to compile: one per distinct plan, and one per size
+        of group."""
+        seen: set[bytes | int] = set()
+        hosted = [plan for layer in model.layers.values() for plan in (layer.single, *layer.packed)]
+        todo = [layer for layer in hosted if not _seen(seen, layer.encoded.plan)]
         data_limbs, degree = len(self.preset.data_primes), self.preset.ring_degree
         for done, layer in enumerate(todo):
             self._enter("warming up", done, len(todo))
@@ -253,7 +289,22 @@ def _label(phase: str) -> str:
     return phase[:1].upper() + phase[1:]
 
 
-def _seen(seen: set[bytes], plan_id: bytes) -> bool:
-    known = plan_id in seen
-    seen.add(plan_id)
+def _entry(layer: str, plan: Plan) -> str:
+    """The name under which a layer is encoded for a plan."""
+    return f"{layer}@{plan.tokens}" if isinstance(plan, PackedPlan) else layer
+
+
+def _packed_listing(encoded: EncodedLayer) -> dict[str, Any]:
+    assert isinstance(encoded.plan, PackedPlan)  # noqa: S101  what `packed` holds
+    return {
+        "tokens": encoded.plan.tokens,
+        "plan_id": encoded.plan.plan_id.hex(),
+        "log_weight_scale": encoded.log_weight_scale,
+    }
+
+
+def _seen(seen: set[bytes | int], plan: Plan) -> bool:
+    key = plan.tokens if isinstance(plan, PackedPlan) else plan.plan_id
+    known = key in seen
+    seen.add(key)
     return known

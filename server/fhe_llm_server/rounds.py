@@ -19,7 +19,7 @@ from fhe_llm_server.batcher import Batcher, RoundResult
 from fhe_llm_server.inputs import ciphertexts
 from fhe_llm_server.keyframes import check_preset
 from fhe_llm_server.metrics import Metrics
-from fhe_llm_server.model_host import HostedLayer, HostedModel, ModelHost
+from fhe_llm_server.model_host import HostedModel, HostedPlan, ModelHost
 from fhe_llm_server.prepared_keys import PreparedKeys
 from fhe_llm_server.refusal import Refusal
 
@@ -107,7 +107,7 @@ def error_frame(data: bytes, refusal: Refusal) -> bytes:
     return wire.encode(wire.ErrorFrame(request_id, code, str(refusal), refusal.retry_after_ms or 0))
 
 
-def _check(request: wire.EvaluateRequest, model: HostedModel) -> HostedLayer:
+def _check(request: wire.EvaluateRequest, model: HostedModel) -> HostedPlan:
     check_preset(request.preset, model.preset)
     if request.model_digest != model.digest:
         raise Refusal("unknown_model", "cannot use this model: it is not served here. See /v1/models.")
@@ -116,18 +116,19 @@ def _check(request: wire.EvaluateRequest, model: HostedModel) -> HostedLayer:
         raise Refusal(
             "unknown_layer", "cannot use this layer: the model has none of that name. See /v1/models."
         )
-    plan = layer.encoded.plan
-    if request.plan_id != plan.plan_id:
+    hosted = layer.plan(request.plan_id)
+    if hosted is None:
         message = (
             "cannot use this plan: the proxy plans this layer otherwise. Use the same version on both sides."
         )
         raise Refusal("wrong_plan", message)
+    plan = hosted.encoded.plan
     if request.words.shape[1] != plan.input_ciphertexts:
         message = (
             f"cannot use this request: a job has {plan.input_ciphertexts} ciphertexts. Pack with the plan."
         )
         raise Refusal("bad_frame", message, reason="bad_field")
-    return layer
+    return hosted
 
 
 def _encode(request: wire.EvaluateRequest, result: RoundResult) -> bytes:

@@ -13,7 +13,7 @@ from fhe_llm.client.transport.operations import Answer, HttpCall
 from fhe_llm.errors import FheLlmError
 from fhe_llm.evaluator.contract import EvaluationKeys, Job
 from fhe_llm.evaluator.cpu import CpuEvaluator
-from fhe_llm.evaluator.plan import plan_linear
+from fhe_llm.evaluator.packed_plan import PackedPlan, layer_plans
 from fhe_llm.params import preset
 from fhe_llm.wire import frame as wire
 from fhe_llm_server.inputs import ciphertexts
@@ -37,9 +37,10 @@ class TinyProxy:
         }
         self._evaluator = CpuEvaluator(self.preset, threads=1)
         self._layers = {
-            name: self._evaluator.encode(name, plan_linear(self.preset, *w.shape), w)
+            name: [self._evaluator.encode(name, plan, w) for plan in layer_plans(self.preset, *w.shape)]
             for name, w in self.weights.items()
         }
+        self.packed = True
 
     @property
     def listing(self) -> ModelListing:
@@ -50,8 +51,17 @@ class TinyProxy:
                 "out_features": layer.plan.out_features,
                 "plan_id": layer.plan.plan_id.hex(),
                 "log_weight_scale": layer.log_weight_scale,
+                "packed": [
+                    {
+                        "tokens": group.plan.tokens,
+                        "plan_id": group.plan.plan_id.hex(),
+                        "log_weight_scale": group.log_weight_scale,
+                    }
+                    for group in groups
+                    if self.packed and isinstance(group.plan, PackedPlan)
+                ],
             }
-            for name, layer in self._layers.items()
+            for name, (layer, *groups) in self._layers.items()
         ]
         model = {
             "name": "tiny",
@@ -70,7 +80,8 @@ class TinyProxy:
         if request.key_id not in self.keys:
             return wire.encode(wire.ErrorFrame(request.request_id, "unknown_key", "cannot use key: unknown."))
         jobs = [Job(self.keys[request.key_id], words) for words in ciphertexts(request)]
-        outputs, _ = self._evaluator.evaluate(self._layers[request.layer], jobs)
+        (layer,) = (e for e in self._layers[request.layer] if e.plan.plan_id == request.plan_id)
+        outputs, _ = self._evaluator.evaluate(layer, jobs)
         return wire.encode(wire.EvaluateReply(self.preset, request.request_id, np.stack(outputs)))
 
     def serve(self, call: HttpCall) -> Answer:

@@ -30,4 +30,5 @@ def proxy(_shared_proxy: TinyProxy) -> TinyProxy:
     _shared_proxy.requests.clear()
     _shared_proxy.calls.clear()
     _shared_proxy.keys.clear()
+    _shared_proxy.packed = True
     return _shared_proxy

@@ -14,10 +14,13 @@ from rounds_kit import InstantEvaluator, lifespan_of, live, make_settings, wait_
 
 from fhe_llm.errors import ModelError
 from fhe_llm.evaluator.contract import EncodedLayer
+from fhe_llm.evaluator.packed_plan import GROUP_TOKENS
 from fhe_llm_server import model_host
 from fhe_llm_server.app import create_app
 from fhe_llm_server.model_host import ModelHost
 from fhe_llm_server.refusal import Refusal
+
+PLANS = 1 + len(GROUP_TOKENS)  # each layer is encoded for single tokens and for every size of group
 
 
 def loaded(model: Path, data_dir: Path) -> tuple[ModelHost, InstantEvaluator]:
@@ -30,11 +33,15 @@ def loaded(model: Path, data_dir: Path) -> tuple[ModelHost, InstantEvaluator]:
 def test_the_first_start_encodes_and_the_second_maps(tiny_model_path: Path, tmp_path: Path) -> None:
     first, encoder = loaded(tiny_model_path, tmp_path)
     second, mapper = loaded(tiny_model_path, tmp_path)
-    assert len(encoder.encoded) == 8
-    assert len(mapper.encoded) == 1  # the spot check
+    assert len(encoder.encoded) == 8 * PLANS
+    assert len(mapper.encoded) == 2  # the spot check: one plan of each kind
     assert first.ready().listing() == second.ready().listing()
     for name, layer in first.ready().layers.items():
-        assert np.array_equal(layer.encoded.words, second.ready().layers[name].encoded.words)
+        again = second.ready().layers[name]
+        assert np.array_equal(layer.encoded.words, again.encoded.words)
+        for group, mapped in zip(layer.packed, again.packed, strict=True):
+            assert np.array_equal(group.encoded.words, mapped.encoded.words)
+            assert group.encoded.words.ctypes.data == layer.packed[0].encoded.words.ctypes.data  # stored once
 
 
 def test_loading_is_followed_and_every_step_ends(tiny_model_path: Path, tmp_path: Path) -> None:
@@ -62,7 +69,7 @@ def test_a_damaged_cache_is_rebuilt(tiny_model_path: Path, tmp_path: Path, keep:
     good = cache.read_bytes()
     cache.write_bytes(good[:keep])
     _, evaluator = loaded(tiny_model_path, tmp_path)
-    assert len(evaluator.encoded) == 8
+    assert len(evaluator.encoded) == 8 * PLANS
     assert cache.read_bytes() == good
 
 
@@ -75,7 +82,7 @@ def test_weights_of_an_older_encoder_are_encoded_again(tiny_model_path: Path, tm
     loaded(tiny_model_path, tmp_path)
     evaluator = Newer()
     ModelHost(str(tiny_model_path), evaluator, tmp_path).load()
-    assert len(evaluator.encoded) == 9
+    assert len(evaluator.encoded) == 1 + 8 * PLANS
 
 
 def test_a_full_disk_keeps_the_weights_in_memory(
@@ -86,7 +93,8 @@ def test_a_full_disk_keeps_the_weights_in_memory(
 
     monkeypatch.setattr(model_host, "cache_writer", full)
     host, evaluator = loaded(tiny_model_path, tmp_path)
-    assert len(host.ready().layers) == len(evaluator.encoded) == 8
+    assert len(host.ready().layers) == 8
+    assert len(evaluator.encoded) == 8 * PLANS
 
 
 def test_a_model_that_cannot_be_found_is_a_failed_phase(tmp_path: Path) -> None:
@@ -110,7 +118,7 @@ def test_stopping_interrupts_loading(tiny_model_path: Path, tmp_path: Path) -> N
 def test_health_answers_and_the_phase_shows_while_loading(tiny_model_path: Path, tmp_path: Path) -> None:
     class Slow(InstantEvaluator):
         def encode(self, name: str, plan: Any, weights: Any) -> EncodedLayer:
-            wait_until(lambda: released or name.endswith("0.qkv"))
+            wait_until(lambda: released or name.startswith("layers.0.qkv"))
             return super().encode(name, plan, weights)
 
     released: list[bool] = []

@@ -1,0 +1,231 @@
+"""Packed plans on the CPU: baby steps for all tokens, weights encoded in passing, products, giant steps."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from math import prod
+from time import perf_counter
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fhe_llm.evaluator import keyswitch, linear, packed_encoding, packed_linear
+from fhe_llm.evaluator.contract import EncodedLayer, Job
+from fhe_llm.evaluator.packed_plan import PackedPlan
+from fhe_llm.evaluator.packed_reference import check_packed
+from fhe_llm.evaluator.packed_scale import packed_log_weight_scale
+from fhe_llm.evaluator.packed_tile import TILE_COLUMNS, TILE_ROWS
+from fhe_llm.evaluator.rns import ring_tables
+from fhe_llm.params import Preset
+
+GROUPS_PER_PASS: Final = 2
+"""Groups of tokens that share one encoding of the weights; bounds their rotated inputs (25 MB for 1536 features)."""
+LINE_WORDS: Final = 16
+CHUNK_BYTES: Final = 4 << 20
+"""Encoded weights that exist at a time: they stay in the cache until they are used."""
+
+
+def encode_packed(preset: Preset, name: str, plan: PackedPlan, weights: NDArray[np.float32]) -> EncodedLayer:
+    """The layer as float weights [out_features, in_features] (not copied); raises :class:`ParameterError`."""
+    check_packed(name, plan, weights)
+    log_scale = packed_log_weight_scale(preset, plan, weights)
+    packed_encoding.check_scale(preset, name, log_scale, weights)
+    return EncodedLayer(name, plan, log_scale, np.ascontiguousarray(weights, dtype=np.float32))
+
+
+class PackedEngine:
+    """Evaluates packed layers on ``threads`` threads of ``pool``; thread-safe. Jobs hold words in SEAL order."""
+
+    def __init__(
+        self,
+        preset: Preset,
+        tables: keyswitch.EngineTables,
+        special_mod: NDArray[np.uint32],
+        pool: Executor,
+        threads: int,
+    ) -> None:
+        self._preset = preset
+        self._tables = tables
+        self._ring = ring_tables(preset.ring_degree, preset.primes)
+        self._special_mod = special_mod
+        self._pool = pool
+        self._threads = threads
+        self._arenas = _Arenas()
+
+    def evaluate(
+        self, layer: EncodedLayer, jobs: Sequence[Job], spent: NDArray[np.float64]
+    ) -> list[NDArray[np.uint32]]:
+        """One reply [output_ciphertexts, 2, reply limbs, N] per job; adds the seconds of the three phases to ``spent``.
+
+        Exact: which jobs share a call changes no bit.
+        """
+        replies: list[NDArray[np.uint32]] = []
+        for first in range(0, len(jobs), GROUPS_PER_PASS):
+            with self._arenas.one() as arena:
+                replies += self._pass(layer, jobs[first : first + GROUPS_PER_PASS], spent, arena)
+        return replies
+
+    def _pass(
+        self, layer: EncodedLayer, jobs: Sequence[Job], spent: NDArray[np.float64], arena: _Arena
+    ) -> list[NDArray[np.uint32]]:
+        plan = _packed(layer)
+        started = perf_counter()
+        units, columns = len(self._preset.data_primes) * plan.width, 4 * plan.rows * len(jobs)
+        depth = plan.input_ciphertexts * plan.babies
+        x = arena.array("x", (units, columns // TILE_COLUMNS, depth, TILE_COLUMNS), np.int32)
+        for j, job in enumerate(jobs):
+            self._baby_steps(plan, job, x, 4 * plan.rows * j)
+        turned = perf_counter()
+        rows = _whole_tiles(plan.output_ciphertexts * len(plan.giant_rotations))
+        products = arena.array("products", (rows, units * columns + LINE_WORDS), np.uint32)
+        self._products(layer, x, products, arena)
+        multiplied = perf_counter()
+        replies = self._giant_steps(plan, jobs, products)
+        spent += (turned - started, multiplied - turned, perf_counter() - multiplied)
+        return replies
+
+    def _baby_steps(self, plan: PackedPlan, job: Job, x: NDArray[np.int32], first_column: int) -> None:
+        limbs, n = len(self._preset.data_primes), self._preset.ring_degree
+        inputs = np.empty((plan.input_ciphertexts, 2, limbs, n), dtype=np.uint32)
+        digits = np.empty((len(inputs), limbs, limbs + 1, n), dtype=np.uint32)
+        rows = _key_rows(job, range(plan.babies))
+
+        def decompose(first: int, last: int) -> None:
+            w = keyswitch.workspace(n, limbs)
+            for task in range(first, last):
+                i, digit = divmod(task, limbs)
+                keyswitch.decompose_digit(inputs[i, 1], digit, digits[i, digit], w, self._tables)
+
+        def turn(first: int, last: int) -> None:
+            w = keyswitch.workspace(n, limbs)
+            packed_linear.baby_steps(
+                inputs, digits, job.keys.words, rows, x, first_column, first, last, w, self._tables
+            )
+
+        np.take(job.inputs, self._ring.slot_from_seal, axis=-1, out=inputs)
+        self._split(len(inputs) * limbs, decompose)
+        self._split(len(inputs) * plan.babies, turn)
+
+    def _products(
+        self, layer: EncodedLayer, x: NDArray[np.int32], products: NDArray[np.uint32], arena: _Arena
+    ) -> None:
+        """Encode some outputs' weights, multiply them with every column, go on."""
+        plan = _packed(layer)
+        tables = packed_encoding.packed_tables(plan.preset_name, plan.width)
+        giants, depth, units = len(plan.giant_rotations), x.shape[2], x.shape[0]
+        scale, steps = 2.0**layer.log_weight_scale, packed_encoding.giant_steps(plan)
+        most = max(1, CHUNK_BYTES // (4 * units * giants * depth))
+        for output in range(0, plan.output_ciphertexts, most):
+            base = output * giants
+            rows = min(most, plan.output_ciphertexts - output) * giants
+            v = arena.array("v", (_whole_tiles(rows), units * depth + LINE_WORDS), np.int32)
+
+            def encode(first: int, last: int, base: int = base, v: NDArray[np.int32] = v) -> None:
+                packed_encoding.encode_rows(
+                    layer.words, scale, plan.babies, steps, base, v, first, last, tables
+                )
+
+            def multiply(first: int, last: int, base: int = base, v: NDArray[np.int32] = v) -> None:
+                packed_linear.multiply(v, x, products, base, first, last, tables)
+
+            self._split(rows, encode)
+            self._split(units, multiply)
+
+    def _giant_steps(
+        self, plan: PackedPlan, jobs: Sequence[Job], products: NDArray[np.uint32]
+    ) -> list[NDArray[np.uint32]]:
+        limbs, n, outputs = len(self._preset.data_primes), self._preset.ring_degree, plan.output_ciphertexts
+        replies = np.empty((len(jobs), outputs, 2, self._preset.reply_limbs, n), dtype=np.uint32)
+        steps = packed_encoding.giant_steps(plan)
+        key_rows = [_key_rows(job, plan.giant_rotations) for job in jobs]
+
+        def turn(first: int, last: int) -> None:
+            w = keyswitch.workspace(n, limbs)
+            switched = np.empty((2, limbs + 1, n), dtype=np.uint32)
+            direct = np.empty((2, limbs, n), dtype=np.uint32)
+            for task in range(first, last):
+                j, output = divmod(task, outputs)
+                packed_linear.giant_steps(
+                    products[output * len(steps) : (output + 1) * len(steps)],
+                    4 * plan.rows * j,
+                    4 * plan.rows * len(jobs),
+                    plan.width,
+                    jobs[j].keys.words,
+                    key_rows[j],
+                    steps,
+                    switched,
+                    direct,
+                    w,
+                    self._tables,
+                )
+                for c in range(2):
+                    linear.finish(
+                        switched[c], direct[c], replies[j, output, c], self._special_mod, w, self._tables
+                    )
+
+        self._split(len(jobs) * outputs, turn)
+        return list(replies)
+
+    def _split(self, count: int, work: Callable[[int, int], Any]) -> None:
+        """Run ``work(first, last)`` over 0 ... count in one contiguous share per thread."""
+        shares = min(self._threads, count)
+        bounds = [count * i // shares for i in range(shares + 1)]
+        others = [self._pool.submit(work, bounds[i], bounds[i + 1]) for i in range(1, shares)]
+        work(bounds[0], bounds[1])
+        for other in others:
+            other.result()
+
+
+class _Arena:
+    """Arrays that outlive a pass, so that no pass pays for fresh pages."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, NDArray[np.uint32]] = {}
+
+    def array(self, name: str, shape: tuple[int, ...], kind: Any) -> NDArray[Any]:
+        """A contiguous array of 32-bit words with unspecified contents; it replaces the last of that name."""
+        size = prod(shape)
+        held = self._held.get(name)
+        if held is None or held.size < size:
+            fresh = np.empty(size + LINE_WORDS, dtype=np.uint32)
+            held = self._held[name] = fresh[-(fresh.ctypes.data // 4) % LINE_WORDS :]  # on a cache line
+        words: NDArray[Any] = held[:size].view(kind).reshape(shape)
+        return words
+
+
+class _Arenas:
+    """One arena for each pass that runs at the same time."""
+
+    def __init__(self) -> None:
+        self._free: list[_Arena] = []
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def one(self) -> Iterator[_Arena]:
+        """An arena that nobody else uses meanwhile."""
+        with self._lock:
+            arena = self._free.pop() if self._free else _Arena()
+        try:
+            yield arena
+        finally:
+            with self._lock:
+                self._free.append(arena)
+
+
+def _packed(layer: EncodedLayer) -> PackedPlan:
+    assert isinstance(layer.plan, PackedPlan)  # noqa: S101  the evaluator's dispatch
+    return layer.plan
+
+
+def _whole_tiles(rows: int) -> int:
+    """Rows of a buffer that whole tiles fill; what the surplus ones hold is never read."""
+    return -(-rows // TILE_ROWS) * TILE_ROWS
+
+
+def _key_rows(job: Job, steps: Sequence[int]) -> NDArray[np.int64]:
+    """Rows of the job's keys for rotations by ``steps``; 0 needs none."""
+    return np.array([job.keys.index[k] if k else -1 for k in steps], dtype=np.int64)

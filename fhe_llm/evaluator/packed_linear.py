@@ -1,0 +1,119 @@
+"""Products of packed plans: a small modular matrix product for each distinct weight word.
+
+Words of a plaintext repeat with period G in each half of the slot order, so for every (limb, g) the products of a
+layer are OUT[row, column] = sum of V[row, inner] X[inner, column]: rows are (output, giant), inner runs over
+(input, baby), columns over (job, component, half, row of tokens). Ciphertext words are transposed into that form
+once a rotation and back once a giant step. Weights and inputs are centred, so that 24 products fit a signed sum of
+64 bits.
+
+Layouts, with *units* limb * G + g: V [rows, units * inner and a little], X [units, columns / 16, inner, 16],
+OUT [rows, units * columns and a little]. The little keeps rows from falling on the same lines of the cache.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from fhe_llm.evaluator.keyswitch import rotate_hoisted, rotate_lazily
+from fhe_llm.evaluator.packed_tile import TILE_COLUMNS, TILE_ROWS, multiply_tile
+
+
+@njit(nogil=True, cache=True)
+def spread(ciphertext, x, inner, first_column, q):  # type: ignore[no-untyped-def]
+    """Write ``ciphertext`` [2, L, N] (slot order) to ``x`` at one inner index; centred. 2 L N words moved."""
+    limbs, n = ciphertext.shape[1:]
+    width = x.shape[0] // limbs
+    rows = n // 2 // width
+    step = min(rows, TILE_COLUMNS)
+    for limb in range(limbs):
+        modulus, half = np.int32(q[limb]), np.int32(q[limb] // 2)
+        for part in range(4):
+            source = ciphertext[part // 2, limb, part % 2 * (n // 2) : (part % 2 + 1) * (n // 2)]
+            for row in range(0, rows, step):
+                column = first_column + part * rows + row
+                tile, lane = column // TILE_COLUMNS, column % TILE_COLUMNS
+                for g in range(width):
+                    target = x[limb * width + g, tile, inner, lane : lane + step]
+                    for i in range(step):
+                        value = np.int32(source[(row + i) * width + g])
+                        target[i] = value - (modulus if value > half else np.int32(0))
+
+
+@njit(nogil=True, cache=True)
+def collect(products, first_column, columns, width, ciphertext):  # type: ignore[no-untyped-def]
+    """One row of OUT back to a ciphertext [2, L, N] in slot order."""
+    limbs, n = ciphertext.shape[1:]
+    rows = n // 2 // width
+    for limb in range(limbs):
+        for part in range(4):
+            target = ciphertext[part // 2, limb, part % 2 * (n // 2) : (part % 2 + 1) * (n // 2)]
+            for g in range(width):
+                first = (limb * width + g) * columns + first_column + part * rows
+                source = products[first : first + rows]
+                for i in range(rows):
+                    target[i * width + g] = source[i]
+
+
+@njit(nogil=True, cache=True)
+def multiply(v, x, products, base, first, last, t):  # type: ignore[no-untyped-def]
+    """Rows ``base`` ... of ``products`` = V X / 2^32 for the units ``first`` ... ``last`` - 1; whole tiles of rows."""
+    width = x.shape[0] // t.q.shape[0]
+    rows, tiles, depth, stride = v.shape[0], x.shape[1], x.shape[2], products.shape[1]
+    flat_v, flat_x, flat_out = v.reshape(-1), x.reshape(-1), products.reshape(-1)
+    for unit in range(first, last):
+        limb = unit // width
+        for tile in range(tiles):
+            for row in range(0, rows, TILE_ROWS):
+                multiply_tile(
+                    flat_v,
+                    row * v.shape[1] + unit * depth,
+                    v.shape[1],
+                    flat_x,
+                    (unit * tiles + tile) * depth * TILE_COLUMNS,
+                    depth,
+                    flat_out,
+                    (base + row) * stride + (unit * tiles + tile) * TILE_COLUMNS,
+                    stride,
+                    t.q[limb],
+                    t.q_inverse[limb],
+                    t.fold[limb],
+                )
+
+
+@njit(nogil=True, cache=True)
+def baby_steps(inputs, digits, keys, key_rows, x, first_column, first, last, w, t):  # type: ignore[no-untyped-def]
+    """Rotate inputs and spread them: tasks ``first`` ... ``last`` - 1 number (baby, input) pairs.
+
+    ``inputs`` [n, 2, L, N] and their ``digits`` [n, L, M, N], ``keys`` [elements, L, 2, M, N] with the one of baby k at
+    ``key_rows[k]``: it stays in the cache for all inputs.
+    """
+    babies, count = key_rows.shape[0], inputs.shape[0]
+    turned = np.empty_like(inputs[0])
+    for task in range(first, last):
+        k, i = task // count, task % count
+        if k == 0:
+            spread(inputs[i], x, i * babies, first_column, t.q)
+        else:
+            rotate_hoisted(inputs[i, 0], digits[i], keys[key_rows[k]], k, turned, w, t)
+            spread(turned, x, i * babies + k, first_column, t.q)
+
+
+@njit(nogil=True, cache=True)
+def giant_steps(products, first_column, columns, width, keys, key_rows, steps, switched, direct, w, t):  # type: ignore[no-untyped-def]
+    """Collect the giants of one output, rotate them into place, add: ``switched`` [2, M, N] and ``direct`` [2, L, N].
+
+    ``products`` are the output's rows of OUT, with ``columns`` columns a unit and ``width`` units a limb. Giant step
+    i, a rotation by ``steps[i]``, has its key at ``key_rows[i]``; only the first may be zero. The sums are what
+    ``finish`` takes.
+    """
+    switched[:] = 0
+    collected = np.empty_like(direct)
+    first = 1 if steps[0] == 0 else 0
+    if first == 1:
+        collect(products[0], first_column, columns, width, direct)
+    else:
+        direct[:] = 0
+    for i in range(first, steps.shape[0]):
+        collect(products[i], first_column, columns, width, collected)
+        rotate_lazily(collected, keys[key_rows[i]], steps[i], switched, direct[0], w, t)
