@@ -16,7 +16,7 @@ PATIENCE_JOBS: Final = 64
 """Jobs that may overtake a round; about half a second on two cores. Bounds the unfairness."""
 ACTIVE_SECONDS: Final = 1.0
 """A session that has not asked for this long is not waited for."""
-WINDOW_SHARE: Final = 0.5
+WINDOW_SHARE: Final = 0.25
 """The longest wait for a session expected at this very layer, as a share of the time its evaluation takes."""
 
 

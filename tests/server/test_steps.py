@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fhe_llm_server.steps import ACTIVE_SECONDS, PATIENCE_JOBS, Choice, Group, Steps
+from fhe_llm_server.steps import ACTIVE_SECONDS, PATIENCE_JOBS, WINDOW_SHARE, Choice, Group, Steps
 
 RING = 40
 JOB = 0.01
@@ -51,9 +51,10 @@ def test_the_ring_has_no_beginning() -> None:
     assert steps().choose([group(1), group(RING - 1)], "ab", 0.0, JOB) == Choice(1)
 
 
-def test_a_round_whose_mate_is_due_waits_for_half_an_evaluation_at_most() -> None:
-    made = steps(("away", 6, 1.0, 0.004))
-    assert made.choose([group(7)], ["a"], 1.001, JOB) == Choice(0, 0.5 * JOB)
+def test_a_round_whose_mate_is_due_waits_for_a_share_of_its_evaluation_at_most() -> None:
+    made = steps(("away", 6, 1.0, 0.002))
+    assert made.choose([group(7)], ["a"], 1.001, JOB) == Choice(0, WINDOW_SHARE * JOB)
+    assert made.choose([group(7, 3)], "abc", 1.001, JOB) == Choice(0, 3 * WINDOW_SHARE * JOB)
     assert made.choose([group(7), group(None)], ["a", "b"], 1.001, JOB) == Choice(1)
 
 
@@ -117,7 +118,7 @@ def walk(starts: list[int], rounds: int, pause: float = 0.0) -> tuple[list[int],
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.integers(0, RING - 1), min_size=2, max_size=8), st.sampled_from([0.0, 0.002, 0.004]))
+@given(st.lists(st.integers(0, RING - 1), min_size=2, max_size=8), st.sampled_from([0.0, 0.001, 0.002]))
 def test_conversations_end_up_in_step_and_none_falls_behind(starts: list[int], pause: float) -> None:
     sizes, served = walk(starts, 600, pause)
     assert sizes[-1] == len(starts)
