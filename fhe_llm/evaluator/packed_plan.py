@@ -31,9 +31,8 @@ from fhe_llm.evaluator.plan import MAX_FEATURES, LinearPlan, plan_linear
 from fhe_llm.params import Preset, preset
 
 PACKED_VERSION: Final = 1
-GROUP_TOKENS: Final = (32, 64)
-"""Tokens that may share ciphertexts. Smaller groups need more rotations than a plan for single tokens, and keys of their
-own: 16 tokens would ask for eleven more, 2 MB a client."""
+GROUP_TOKENS: Final = (16, 32, 64)
+"""Tokens that may share ciphertexts. Smaller groups need more rotations than a plan for single tokens."""
 BABY_STEPS: Final = 16
 MAX_CIPHERTEXTS: Final = 255
 """What the wire carries each way for one group."""
