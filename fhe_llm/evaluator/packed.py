@@ -80,7 +80,8 @@ class PackedEngine:
         for j, job in enumerate(jobs):
             self._baby_steps(plan, job, x, 4 * plan.rows * j)
         turned = perf_counter()
-        rows = _whole_tiles(plan.output_ciphertexts * len(plan.giant_rotations))
+        # the last chunk begins at any row and is written in whole tiles
+        rows = plan.output_ciphertexts * len(plan.giant_rotations) + TILE_ROWS - 1
         products = arena.array("products", (rows, units * columns + LINE_WORDS), np.uint32)
         self._products(layer, x, products, arena)
         multiplied = perf_counter()

@@ -105,6 +105,7 @@ def encode_rows(weights, scale, babies, steps, base, words, first, last, t):  # 
     in_features]. For each sixteen plaintexts: one complex transform of 8 and L of 16 lanes of G points.
     """
     width = t.leaf.shape[0]
+    groups = -(-babies // LANES)
     giants, inner = steps.shape[0], -(-weights.shape[1] // width) * babies
     real = np.empty(width * _HALF, dtype=np.float64)
     imag = np.empty(width * _HALF, dtype=np.float64)
@@ -113,8 +114,9 @@ def encode_rows(weights, scale, babies, steps, base, words, first, last, t):  # 
     z = np.empty((width, LANES), dtype=np.uint32)
     for row in range(first, last):
         out, giant = (base + row) // giants, steps[(base + row) % giants]
-        for column in range(0, inner, LANES):
-            source, offset = column // babies, giant + column % babies - width
+        for task in range(inner // babies * groups):
+            source, baby = task // groups, task % groups * LANES
+            column, used, offset = source * babies + baby, min(LANES, babies - baby), giant + baby - width
             _gather(weights, out, source, offset, giant, real, imag, t.leaf)
             _inverse(real, imag, t.cosine, t.sine)
             _coefficients(real, imag, scale / width, whole, flipped)
@@ -123,7 +125,7 @@ def encode_rows(weights, scale, babies, steps, base, words, first, last, t):  # 
                 flat = z.reshape(-1)
                 _enter(whole.reshape(-1), flipped.reshape(-1), flat, t.enter[limb], q, t.q_inverse[limb])
                 _forward(flat, t.twiddle[limb], q)
-                _leave(z, t.leaf, words[row], limb * width * inner + column, inner, q)
+                _leave(z, t.leaf, words[row], limb * width * inner + column, inner, used, q)
 
 
 @njit(nogil=True, cache=True)
@@ -241,12 +243,12 @@ def _forward(z, twiddle, q):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _leave(z, leaf, words, first, inner, q):  # type: ignore[no-untyped-def]
-    """Words in slot order, centred: those of slot g at ``first`` + g * ``inner``."""
+def _leave(z, leaf, words, first, inner, used, q):  # type: ignore[no-untyped-def]
+    """Words in slot order, centred: ``used`` lanes of slot g from ``first`` + g * ``inner`` on."""
     half = np.uint32(q // 2)
     for g in range(leaf.shape[0]):
-        source, target = z[leaf[g]], words[first + g * inner : first + g * inner + LANES]
-        for lane in range(LANES):
+        source, target = z[leaf[g]], words[first + g * inner : first + g * inner + used]
+        for lane in range(used):
             value = source[lane]
             target[lane] = np.int32(value) - (np.int32(q) if value > half else np.int32(0))
 

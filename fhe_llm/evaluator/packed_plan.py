@@ -33,7 +33,8 @@ from fhe_llm.params import Preset, preset
 PACKED_VERSION: Final = 1
 GROUP_TOKENS: Final = (16, 32, 64)
 """Tokens that may share ciphertexts. Smaller groups need more rotations than a plan for single tokens."""
-BABY_STEPS: Final = 16
+BABY_STEPS: Final = ((64, 16), (MAX_FEATURES, 24))
+"""Up to this width, this many baby steps: those of the plans for single tokens, so that both need the same keys."""
 MAX_CIPHERTEXTS: Final = 255
 """What the wire carries each way for one group."""
 
@@ -57,7 +58,7 @@ class PackedPlan:
     in_features: int
     out_features: int
     tokens: int
-    baby_steps: int = BABY_STEPS
+    baby_steps: int
 
     @cached_property
     def plan_id(self) -> bytes:
@@ -157,8 +158,16 @@ def packed_plans(parameters: Preset, out_features: int, in_features: int) -> tup
         raise ParameterError(
             f"cannot plan a {out_features} x {in_features} product: sizes must be 1 to {MAX_FEATURES}. Split the layer."
         )
-    plans = [PackedPlan(parameters.name, in_features, out_features, tokens) for tokens in GROUP_TOKENS]
+    plans = [
+        PackedPlan(parameters.name, in_features, out_features, tokens, _baby_steps(parameters, tokens))
+        for tokens in GROUP_TOKENS
+    ]
     return tuple(p for p in plans if max(p.input_ciphertexts, p.output_ciphertexts) <= MAX_CIPHERTEXTS)
+
+
+def _baby_steps(parameters: Preset, tokens: int) -> int:
+    width = 2 * parameters.slots // tokens
+    return next(babies for most, babies in BABY_STEPS if width <= most)
 
 
 def split_tokens(

@@ -21,7 +21,7 @@ def check_packed(name: str, plan: PackedPlan, weights: NDArray[np.float32]) -> N
 
 
 def band(plan: PackedPlan, weights: NDArray[np.float32], output: int, source: int) -> NDArray[np.float64]:
-    """One period of every plaintext of an (output, input) pair: [2 G rotations, G], before the giant steps' turn.
+    """One period of every plaintext of an (output, input) pair: [rotations, G], before the giant steps' turn.
 
     Rotation r stands for offset r - G: entry g is W[output G + g, source G + g + r - G] where that lies in the block.
     """
@@ -29,7 +29,7 @@ def band(plan: PackedPlan, weights: NDArray[np.float32], output: int, source: in
     padded = np.zeros((width, width))
     block = weights[output * width : (output + 1) * width, source * width : (source + 1) * width]
     padded[: block.shape[0], : block.shape[1]] = block
-    out = np.zeros((2 * width, width))
+    out = np.zeros((2 * width + plan.babies, width))  # the last giant step may reach past 2 G
     g = np.arange(width)
     for r in range(2 * width):
         column = g + r - width

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from test_contract import EvaluatorContract, TestCpu, TestCpuWide, TestReference
 
 from fhe_llm.errors import ParameterError
+from fhe_llm.evaluator import packed, packed_linear
 from fhe_llm.evaluator.contract import EncodedLayer, Evaluator, Job, MissingRotationKeyError
 from fhe_llm.evaluator.cpu import CpuEvaluator
 from fhe_llm.evaluator.packed_plan import PackedPlan, packed_plans
@@ -140,6 +141,30 @@ class CpuPackedContract(PackedContract):
         for threads in (1, 3):
             (reply,), _ = CpuEvaluator(contract.preset, threads=threads).evaluate(layer, [job])
             np.testing.assert_array_equal(reply, expected)
+
+    @pytest.mark.parametrize("tokens", [16, 32, 64])
+    def test_chunks_change_nothing_and_stay_inside_their_arrays(
+        self, client: Any, keys: Any, monkeypatch: pytest.MonkeyPatch, tokens: int
+    ) -> None:
+        contract: Any = self
+        plan = self.packed((300, 130), tokens)
+        weights = np.random.default_rng().normal(size=(300, 130)).astype(np.float32)
+        job = Job(keys, contract.encrypt(client, fold_group(plan, np.ones((tokens, 130)))))
+        whole = CpuEvaluator(contract.preset, threads=2)
+        (expected,), _ = whole.evaluate(whole.encode("layer", plan, weights), [job])
+        monkeypatch.setattr(packed, "CHUNK_BYTES", 1)  # one output at a time
+        rows: list[tuple[int, int]] = []
+        multiply = packed_linear.multiply
+
+        def watched(v: Any, x: Any, products: Any, base: int, *rest: Any) -> None:
+            rows.append((base + len(v), len(products)))
+            multiply(v, x, products, base, *rest)
+
+        monkeypatch.setattr(packed_linear, "multiply", watched)
+        cut = CpuEvaluator(contract.preset, threads=2)
+        (reply,), _ = cut.evaluate(cut.encode("layer", plan, weights), [job])
+        np.testing.assert_array_equal(reply, expected)
+        assert all(written <= there for written, there in rows)
 
 
 class TestPackedReference(PackedContract, TestReference):
