@@ -28,14 +28,12 @@ JOBS_PER_PASS = 8
 
 @dataclass(frozen=True, slots=True)
 class PreparedKeys:
-    """Galois keys in slot order and Montgomery form: ``words`` [elements, L, 2, M, N]; ``index``: step to row."""
+    """Galois keys in slot order and Montgomery form: ``words`` [elements, L, 2, M, N]; ``index``: step to row;
+    ``address``: step to where its key lies, 0 for step 0."""
 
     words: NDArray[np.uint32]
     index: dict[int, int]
-
-    def address(self, step: int) -> int:
-        """Where the key of the rotation by ``step`` lies, [L, 2, M, N]."""
-        return int(self.words.ctypes.data + self.index[step] * self.words.strides[0])
+    address: dict[int, int]
 
 
 class CpuEvaluator:
@@ -70,7 +68,9 @@ class CpuEvaluator:
             )
         steps = _steps_of_elements(self.preset.ring_degree)
         words = keyswitch.to_montgomery(keys.words[..., self._ring.slot_from_seal], self.preset.primes)
-        return PreparedKeys(words, {steps[element]: i for i, element in enumerate(keys.elements)})
+        index = {steps[element]: i for i, element in enumerate(keys.elements)}
+        first, size = int(words.ctypes.data), words.strides[0] if len(words) else 0
+        return PreparedKeys(words, index, {0: 0} | {step: first + i * size for step, i in index.items()})
 
     def evaluate(self, layer: EncodedLayer, jobs: Sequence[Job]) -> tuple[list[NDArray[np.uint32]], Timings]:
         """See :meth:`fhe_llm.evaluator.contract.Evaluator.evaluate`; exact, so grouping jobs changes no bit."""
@@ -120,8 +120,8 @@ class CpuEvaluator:
         plan, todo = layer.plan, schedule(layer.plan)
         limbs, n = len(self.preset.data_primes), self.preset.ring_degree
         count, groups, replies = len(jobs), len(todo.giant), len(jobs) * plan.output_ciphertexts
-        babies = [[0, *(job.keys.address(k) for k in range(1, plan.babies))] for job in jobs]
-        giants = [[job.keys.address(int(k)) if k else 0 for k in todo.giant] for job in jobs]
+        babies = [[job.keys.address[k] for k in range(plan.babies)] for job in jobs]
+        giants = [[job.keys.address[k] for k in todo.giant.tolist()] for job in jobs]
         words = arena.words
         return pipeline.Round(
             inputs=np.concatenate([job.inputs for job in jobs]).astype(np.uint32, order="C", copy=False),
