@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from fhe_llm.evaluator.counts import Counts, counts
-from fhe_llm.evaluator.plan import LinearPlan, galois_elements, plan_linear
+from fhe_llm.evaluator.packed_plan import layer_plans, plan_elements
+from fhe_llm.evaluator.plan import plan_linear
 from fhe_llm.params import Preset
 
 
@@ -24,12 +25,12 @@ def token_counts(preset: Preset, shapes: Mapping[str, tuple[int, int]]) -> dict[
     """The counts of a token: every layer once; ``rounds`` and the rotation keys a client uploads among them."""
     plans = [plan_linear(preset, *shape) for shape in shapes.values()]
     total = sum((counts(plan) for plan in plans), Counts())
-    return {"rounds": len(plans), "rotation_keys": key_count(preset, plans), **asdict(total)}
+    return {"rounds": len(plans), "rotation_keys": key_count(preset, shapes.values()), **asdict(total)}
 
 
-def key_count(preset: Preset, plans: list[LinearPlan]) -> int:
-    """Rotation keys that the plans need together."""
-    return len(galois_elements(preset, plans))
+def key_count(preset: Preset, shapes: Iterable[tuple[int, int]]) -> int:
+    """Rotation keys that all plans of these layers need together, those for groups of tokens among them."""
+    return len(plan_elements(preset, (plan for shape in shapes for plan in layer_plans(preset, *shape))))
 
 
 def kind(layer: str) -> str:
