@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-CLIENT_MAY_USE = {"plan", "rns", "encoding", "ntt"}
+CLIENT_MAY_USE = {"plan", "packed_plan", "rns", "encoding", "ntt"}
 
 
 def imports(path: Path) -> set[str]:
