@@ -2,7 +2,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: venv demo test test-slow lint bench
+RESULTS := docs/results
+PLAINTEXT ?=
+PROXY_BENCHES := decode prefill concurrency memory overhead calibrate
+LOCAL_BENCHES := plaintext product width
+
+.PHONY: venv demo test test-slow lint bench performance performance-page
 
 venv: $(VENV)/.installed
 
@@ -27,3 +32,15 @@ lint: venv
 
 bench: venv
 	$(BIN)/fhe-llm bench --json
+
+# Measures everything and writes the page; the plaintext side is transformers where torch is installed:
+# make performance PLAINTEXT="torch transformers accelerate"
+performance: venv
+	test -z "$(PLAINTEXT)" || $(BIN)/python -m pip install --quiet $(PLAINTEXT)
+	for name in $(LOCAL_BENCHES) $(PROXY_BENCHES); do \
+		$(BIN)/fhe-llm bench $$name --output $(RESULTS)/$$name.json || exit 1; \
+	done
+	$(BIN)/python benchmarks/make_performance_page.py
+
+performance-page: venv
+	$(BIN)/python benchmarks/make_performance_page.py

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fhe_llm.cli.bench_record import record
+from fhe_llm.cli.bench.record import record
 from fhe_llm.cli.proxy_process import ProxyProcess
 from fhe_llm.client.cipher import Cipher
 from fhe_llm.client.conversation import Connected, Settings, connect

@@ -17,8 +17,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from fhe_llm.cli.bench_generation import run_in_the_clear
-from fhe_llm.cli.bench_record import record
+from fhe_llm.cli.bench.generation import run_in_the_clear
+from fhe_llm.cli.bench.record import record
 from fhe_llm.client.draft_model import DraftModel
 from fhe_llm.client.generation import Outcome, Task
 from fhe_llm.client.prefix_cache import PrefixCache

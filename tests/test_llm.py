@@ -15,7 +15,7 @@ from relay import Relay
 from tiny_model import write_tiny_gguf
 
 from fhe_llm import Answer, EncryptedLLM, KeyRing, PrefixCache, SpeculationSettings
-from fhe_llm.cli.bench_generation import run_in_the_clear
+from fhe_llm.cli.bench.generation import run_in_the_clear
 from fhe_llm.cli.proxy_process import ProxyProcess
 from fhe_llm.cli.tap import Tap
 from fhe_llm.client.generation import Task

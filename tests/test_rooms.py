@@ -45,7 +45,7 @@ def test_only_the_client_and_the_benchmark_against_it_import_tenseal() -> None:
         for p in files("fhe_llm")
         if any(n.startswith("tenseal") for n in imports(p))
     }
-    assert all(u.startswith("fhe_llm/client/") or u == "fhe_llm/cli/bench_product.py" for u in users)
+    assert all(u.startswith("fhe_llm/client/") or u == "fhe_llm/cli/bench/product.py" for u in users)
 
 
 def test_the_client_uses_only_the_layout_and_the_arithmetic_of_the_evaluator() -> None:

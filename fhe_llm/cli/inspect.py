@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fhe_llm.cli.bench.show import show_figures
 from fhe_llm.cli.keys import load_keys
 from fhe_llm.cli.reporting import echo_json, reported
-from fhe_llm.errors import FheLlmError, FrameError
+from fhe_llm.errors import FheLlmError, FrameError, ParameterError
+
+if TYPE_CHECKING:
+    from fhe_llm.params import Preset
 
 app = typer.Typer(help="Look into a key file, a plan, a model or a frame.", no_args_is_help=True)
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -40,29 +45,75 @@ def inspect_keys(path: Annotated[Path, typer.Argument(help="A key file.")], as_j
 @app.command("plan")
 @reported
 def inspect_plan(
-    out_features: Annotated[int, typer.Argument(help="Rows of the weights.")],
-    in_features: Annotated[int, typer.Argument(help="Columns of the weights.")],
+    out_features: Annotated[int | None, typer.Argument(help="Rows of the weights.")] = None,
+    in_features: Annotated[int | None, typer.Argument(help="Columns of the weights.")] = None,
+    shape: Annotated[
+        str | None, typer.Option(help="Rows and columns as OUTxIN, in place of two arguments.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Every kind of layer of this model.")] = None,
     preset: Annotated[str, typer.Option(help="Encryption parameters.")] = "default",
     as_json: AsJson = False,
 ) -> None:
-    """Show how a product y = W x is laid out over slots, rotations and products."""
-    from fhe_llm.evaluator.plan import plan_linear
+    """Show how a product y = W x, or every layer of a model, is laid out, what it counts and what it costs."""
     from fhe_llm.params import preset as find_preset
 
-    plan = plan_linear(find_preset(preset), out_features, in_features)
-    facts = {
-        "preset": preset,
+    parameters = find_preset(preset)
+    if model is not None:
+        show(_model_plans(parameters, model), as_json=as_json)
+    else:
+        show(plan_facts(parameters, *_plan_shape(out_features, in_features, shape)), as_json=as_json)
+
+
+def plan_facts(parameters: Preset, out_features: int, in_features: int) -> dict[str, Any]:
+    """A plan's layout, its counts, and its cost under the planner's model; raises :class:`ParameterError`."""
+    from fhe_llm.evaluator.counts import counts
+    from fhe_llm.evaluator.plan import CostModel, plan_linear
+
+    plan = plan_linear(parameters, out_features, in_features)
+    return {
+        "preset": parameters.name,
         "out_features": out_features,
         "in_features": in_features,
         "fold": plan.fold,
-        "input_ciphertexts": plan.input_ciphertexts,
-        "output_ciphertexts": plan.output_ciphertexts,
+        "segments": plan.segments,
+        "diagonals": plan.diagonals,
+        "first_rotation": plan.first_rotation,
+        "baby_steps": plan.baby_steps,
+        "giant_steps": len(plan.giant_rotations),
         "key_rotations": len(plan.rotations),
-        "rotations": plan.rotation_count,
-        "products": plan.product_count,
+        **asdict(counts(plan)),
+        "cost_microseconds": plan.cost(CostModel()),
         "plan_id": plan.plan_id.hex(),
     }
-    show(facts, as_json=as_json)
+
+
+def _model_plans(parameters: Preset, name: str) -> dict[str, Any]:
+    from fhe_llm import progress
+    from fhe_llm.cli.bench.counts import kind, token_counts
+    from fhe_llm.models.config import linear_shapes
+    from fhe_llm.models.resolve import open_model
+
+    shapes = linear_shapes(open_model(name, progress=progress.bar()).config)
+    layers = {kind(layer): plan_facts(parameters, *shape) for layer, shape in shapes.items()}
+    total = sum(plan_facts(parameters, *shape)["cost_microseconds"] for shape in shapes.values())
+    return {
+        "model": name,
+        "layers": layers,
+        "per_token": {**token_counts(parameters, shapes), "cost_microseconds": total},
+    }
+
+
+def _plan_shape(out_features: int | None, in_features: int | None, shape: str | None) -> tuple[int, int]:
+    """The one shape asked for; raises :class:`ParameterError`."""
+    if shape is not None and out_features is None:
+        rows, _, columns = shape.partition("x")
+        if rows.isdecimal() and columns.isdecimal():
+            return int(rows), int(columns)
+    elif shape is None and out_features is not None and in_features is not None:
+        return out_features, in_features
+    raise ParameterError(
+        "cannot inspect a plan: the shape is missing or unclear. Give --shape 1536x576, or --model."
+    )
 
 
 @app.command("model")
@@ -147,6 +198,4 @@ def show(facts: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
         echo_json(dict(facts))
         return
-    width = max(map(len, facts))
-    for name, value in facts.items():
-        typer.echo(f"{name.replace('_', ' '):<{width}}  {value}")
+    show_figures(facts)

@@ -73,6 +73,15 @@ class ProxyProcess:
             raise ProxyStartError("cannot read the proxy's log: the proxy was not started. Start it first.")
         return Path(self._folder.name) / "proxy.log"
 
+    @property
+    def pid(self) -> int:
+        """The running process's id; raises :class:`ProxyStartError` where there is none."""
+        if self._process is None:
+            raise ProxyStartError(
+                "cannot name the proxy's process: the proxy is not running. Start it first."
+            )
+        return self._process.pid
+
     def start(self) -> None:
         """Start and wait until it serves; raises :class:`ProxyStartError` with its last words."""
         require_server()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fhe_llm.errors import ParameterError
 from fhe_llm.evaluator import keyswitch, pipeline
+from fhe_llm.evaluator.arena import Arena
 from fhe_llm.evaluator.contract import EncodedLayer, EvaluationKeys, Job, MissingRotationKeyError, Timings
 from fhe_llm.evaluator.packed import PackedEngine, encode_packed
 from fhe_llm.evaluator.packed_plan import PackedPlan, Plan
@@ -27,14 +28,12 @@ JOBS_PER_PASS = 8
 
 @dataclass(frozen=True, slots=True)
 class PreparedKeys:
-    """Galois keys in slot order and Montgomery form: ``words`` [elements, L, 2, M, N]; ``index``: step to row."""
+    """Galois keys in slot order and Montgomery form: ``words`` [elements, L, 2, M, N]; ``index``: step to row;
+    ``address``: step to where its key lies, 0 for step 0."""
 
     words: NDArray[np.uint32]
     index: dict[int, int]
-
-    def address(self, step: int) -> int:
-        """Where the key of the rotation by ``step`` lies, [L, 2, M, N]."""
-        return int(self.words.ctypes.data + self.index[step] * self.words.strides[0])
+    address: dict[int, int]
 
 
 class CpuEvaluator:
@@ -47,6 +46,7 @@ class CpuEvaluator:
         self._ring = ring_tables(preset.ring_degree, preset.primes)
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="fhe-evaluator")
         self._local = threading.local()
+        self._arenas: list[Arena] = []
         special, data = preset.primes[-1], preset.data_primes
         self._special_mod = np.array(
             [(special % q, ((special % q) << 32) // q) for q in data], dtype=np.uint32
@@ -68,7 +68,9 @@ class CpuEvaluator:
             )
         steps = _steps_of_elements(self.preset.ring_degree)
         words = keyswitch.to_montgomery(keys.words[..., self._ring.slot_from_seal], self.preset.primes)
-        return PreparedKeys(words, {steps[element]: i for i, element in enumerate(keys.elements)})
+        index = {steps[element]: i for i, element in enumerate(keys.elements)}
+        first, size = int(words.ctypes.data), words.strides[0] if len(words) else 0
+        return PreparedKeys(words, index, {0: 0} | {step: first + i * size for step, i in index.items()})
 
     def evaluate(self, layer: EncodedLayer, jobs: Sequence[Job]) -> tuple[list[NDArray[np.uint32]], Timings]:
         """See :meth:`fhe_llm.evaluator.contract.Evaluator.evaluate`; exact, so grouping jobs changes no bit."""
@@ -91,11 +93,14 @@ class CpuEvaluator:
     def _evaluate_pass(
         self, layer: EncodedLayer, jobs: Sequence[Job], spent: NDArray[np.float64]
     ) -> list[NDArray[np.uint32]]:
-        work = self._round(layer, jobs)
+        arena = self._arenas.pop() if self._arenas else Arena()
+        work = self._round(layer, jobs, arena)
         others = [self._pool.submit(self._run, work) for _ in range(self.threads - 1)]
         self._run(work)
         # a thread that has not begun would find nothing to do, and keep the arrays until it did
         wait(other for other in others if not other.cancel())
+        arena.clear()
+        self._arenas.append(arena)
         ends = work.ends / 1e9
         spent += (ends[2] - ends[0], ends[3] - ends[2], ends[5] - ends[3])
         shape = (len(jobs), layer.plan.output_ciphertexts, *work.replies.shape[1:])
@@ -109,22 +114,19 @@ class CpuEvaluator:
             scratch = self._local.workspace = keyswitch.workspace(n, limbs)
         pipeline.run(work, scratch, self._tables)
 
-    def _round(self, layer: EncodedLayer, jobs: Sequence[Job]) -> pipeline.Round:
+    def _round(self, layer: EncodedLayer, jobs: Sequence[Job], arena: Arena) -> pipeline.Round:
         """Everything the threads share; the keys live as long as ``jobs`` does."""
         assert isinstance(layer.plan, LinearPlan)  # noqa: S101  packed plans went another way
         plan, todo = layer.plan, schedule(layer.plan)
         limbs, n = len(self.preset.data_primes), self.preset.ring_degree
         count, groups, replies = len(jobs), len(todo.giant), len(jobs) * plan.output_ciphertexts
-        babies = [[0, *(job.keys.address(k) for k in range(1, plan.babies))] for job in jobs]
-        giants = [[job.keys.address(int(k)) if k else 0 for k in todo.giant] for job in jobs]
-
-        def words(*shape: int) -> NDArray[np.uint32]:
-            return np.empty((*shape, n), dtype=np.uint32)
-
+        babies = [[job.keys.address[k] for k in range(plan.babies)] for job in jobs]
+        giants = [[job.keys.address[k] for k in todo.giant.tolist()] for job in jobs]
+        words = arena.words
         return pipeline.Round(
             inputs=np.concatenate([job.inputs for job in jobs]).astype(np.uint32, order="C", copy=False),
             slot_from_seal=self._ring.slot_from_seal,
-            key=jobs[0].keys.words[0] if len(jobs[0].keys.words) else words(limbs, 2, limbs + 1),
+            key=jobs[0].keys.words[0] if len(jobs[0].keys.words) else words(limbs, 2, limbs + 1, n),
             baby_keys=np.repeat(np.array(babies, dtype=np.int64), plan.input_ciphertexts, axis=0),
             giant_keys=np.array(giants, dtype=np.int64),
             weights=layer.words,
@@ -132,13 +134,13 @@ class CpuEvaluator:
             groups=todo.groups,
             target=todo.target,
             giant=todo.giant,
-            digits=words(count * plan.input_ciphertexts, limbs, limbs + 1),
-            rotated=words(count, plan.input_ciphertexts * plan.babies, 2, limbs),
-            sums=words(count, groups, 2, limbs),
-            switched=words(self.threads, replies, 2, limbs + 1),
-            direct=words(self.threads, replies, 2, limbs),
+            digits=words(count * plan.input_ciphertexts, limbs, limbs + 1, n),
+            rotated=words(count, plan.input_ciphertexts * plan.babies, 2, limbs, n),
+            sums=words(count, groups, 2, limbs, n),
+            switched=words(self.threads, replies, 2, limbs + 1, n),
+            direct=words(self.threads, replies, 2, limbs, n),
             joined=np.zeros(self.threads, dtype=np.int64),
-            replies=words(replies, 2, self.preset.reply_limbs),
+            replies=np.empty((replies, 2, self.preset.reply_limbs, n), dtype=np.uint32),
             special_mod=self._special_mod,
             counters=np.zeros(pipeline.COUNTERS, dtype=np.int64),
             ends=np.zeros(pipeline.PHASES + 1, dtype=np.int64),

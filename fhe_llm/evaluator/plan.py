@@ -232,7 +232,12 @@ def plan_linear(parameters: Preset, out_features: int, in_features: int) -> Line
         raise ParameterError(
             f"cannot plan a {out_features} x {in_features} product: sizes must be 1 to {MAX_FEATURES}. Split the layer."
         )
-    model = CostModel()
+    return best_plan(parameters, out_features, in_features, CostModel())
+
+
+def best_plan(parameters: Preset, out_features: int, in_features: int, model: CostModel) -> LinearPlan:
+    """The plan that is cheapest under ``model``. For comparing models only: both sides of a round must use
+    :func:`plan_linear`."""
     candidates = list(_candidates(parameters, out_features, in_features))
     for plan in sorted(candidates, key=lambda plan: (plan.cost(model), plan.offsets, plan.plan_id)):
         shape = plan.rows_per_output, plan.columns_per_input, plan.offsets

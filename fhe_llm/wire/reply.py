@@ -44,7 +44,7 @@ class PhaseMicroseconds:
     total: int = 0
 
     def fields(self) -> tuple[int, int, int, int, int]:
-        """In the frame's order; ``astuple`` would copy deeply, at 12 µs a reply."""
+        """In the frame's order; ``astuple`` would copy deeply, which takes longer than packing."""
         return self.queue, self.rotations, self.products, self.finish, self.total
 
 

@@ -1,8 +1,9 @@
 """The queue in front of the evaluator: groups what waits for the same layer, takes turns between keys.
 
-One worker thread owns the evaluator, which is itself parallel. It never waits for company: whatever is in
-the queue when it becomes free and asks for the same layer shares one pass over the weights. A long request
-is cut into slices so that others get a turn in between; results do not depend on the cut.
+One worker thread owns the evaluator, which is itself parallel. What asks for the same layer shares one pass
+over the weights; :mod:`fhe_llm_server.steps` chooses the layer, so that conversations fall into step, and may let
+the worker wait for company that is expected at once. A long request is cut into slices so that others get a turn in
+between; results depend neither on the cut nor on the company.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from fhe_llm.errors import FheLlmError
 from fhe_llm.evaluator.contract import EncodedLayer, Evaluator, Job, Timings
 from fhe_llm_server.metrics import Metrics
 from fhe_llm_server.refusal import Refusal
+from fhe_llm_server.steps import Group, Steps
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +52,10 @@ class _Waiting:
     jobs: Sequence[Job]
     future: asyncio.Future[RoundResult]
     enqueued: float
+    place: int | None
     first_taken: float | None = None
     taken: int = 0
+    overtaken: float = 0.0
     outputs: list[NDArray[Any]] = field(default_factory=list)
     phases: list[Timings] = field(default_factory=list)
 
@@ -86,7 +90,9 @@ class Batcher:
         self._jobs: dict[str, int] = {}
         self._condition = threading.Condition()
         self._closed = False
-        self._seconds_per_job = 0.02
+        self._seconds_per_job = self._seconds_per_step = 0.02
+        self._steps = Steps()
+        self._places: dict[int, int] = {}
         self._thread = threading.Thread(target=self._work, name="evaluate", daemon=True)
         self._thread.start()
 
@@ -95,6 +101,13 @@ class Batcher:
         """Jobs waiting for their turn."""
         return sum(self._jobs.values())
 
+    def set_pass(self, layers: Sequence[EncodedLayer]) -> None:
+        """The layers of one pass, in the order a client asks for them; layers that are not among them are served
+        first come, first served."""
+        with self._condition:
+            self._places = {id(layer): place for place, layer in enumerate(layers)}
+            self._steps.set_ring(len(layers))
+
     async def submit(self, session: str, layer: EncodedLayer, jobs: Sequence[Job]) -> RoundResult:
         """Evaluate ``jobs`` on ``layer``. ``session`` is the unit of fairness: the key id.
 
@@ -102,9 +115,13 @@ class Batcher:
         while shutting down, ``internal`` when the evaluator fails. Cancelling the call drops what has not
         begun.
         """
-        waiting = _Waiting(session, layer, jobs, self._loop.create_future(), time.perf_counter())
         with self._condition:
             self._admit(session, len(jobs))
+            # a long request is no step of a conversation that others could keep up with
+            place = self._places.get(id(layer)) if len(jobs) <= BATCH_JOBS else None
+            now = time.perf_counter()
+            waiting = _Waiting(session, layer, jobs, self._loop.create_future(), now, place)
+            self._steps.asked(session, now)
             self._sessions.setdefault(session, deque()).append(waiting)
             self._jobs[session] = self._jobs.get(session, 0) + len(jobs)
             self._condition.notify()
@@ -166,16 +183,35 @@ class Batcher:
 
     def _next_batch(self) -> list[_Slice]:
         with self._condition:
-            while not self._sessions and not self._closed:
-                self._condition.wait()
-            if self._closed:
-                return []
-            layer = next(iter(self._sessions.values()))[0].layer
-            candidates = [
-                item for queue in list(self._sessions.values()) for item in queue if item.layer is layer
-            ]
-            sessions = len({item.session for item in candidates})
-            return self._take(candidates, share=max(1, BATCH_JOBS // sessions))
+            deadline: float | None = None
+            while not self._closed:
+                if not self._sessions:
+                    deadline = None
+                    self._condition.wait()
+                    continue
+                groups, now = self._groups(), time.perf_counter()
+                choice = self._steps.choose(
+                    [_group(items) for items in groups], self._sessions, now, self._seconds_per_step
+                )
+                if choice.wait and deadline is None:
+                    deadline = now + choice.wait
+                if not choice.wait or deadline is None or now >= deadline:
+                    return self._take_group(groups, choice.index)
+                self._condition.wait(deadline - now)
+            return []
+
+    def _groups(self) -> list[list[_Waiting]]:
+        """What waits, by layer; layers and rounds in line order."""
+        groups: dict[int, list[_Waiting]] = {}
+        for queue in self._sessions.values():
+            for item in queue:
+                groups.setdefault(id(item.layer), []).append(item)
+        return list(groups.values())
+
+    def _take_group(self, groups: list[list[_Waiting]], index: int) -> list[_Slice]:
+        candidates = groups[index]
+        sessions = len({item.session for item in candidates})
+        return self._take(candidates, share=max(1, BATCH_JOBS // sessions))
 
     def _take(self, candidates: list[_Waiting], share: int) -> list[_Slice]:
         """Up to ``share`` jobs a session and ``BATCH_JOBS`` altogether; a session served goes to the back."""
@@ -211,8 +247,17 @@ class Batcher:
             return
         self._metrics.batch_jobs.observe(len(jobs))
         self._metrics.jobs.inc(len(jobs))
-        per_job = (time.perf_counter() - started) / len(jobs)
+        now = time.perf_counter()
+        per_job = (now - started) / len(jobs)
         self._seconds_per_job += 0.1 * (per_job - self._seconds_per_job)
+        if all(part.waiting.place is not None for part in batch):
+            self._seconds_per_step += 0.1 * (per_job - self._seconds_per_step)
+        with self._condition:
+            for part in batch:
+                self._steps.answered(part.waiting.session, part.waiting.place, now)
+            for item in (item for queue in self._sessions.values() for item in queue):
+                if item.enqueued <= started:
+                    item.overtaken += max(len(jobs), (now - started) / self._seconds_per_step)
         position = 0
         for part in batch:
             part.waiting.outputs += outputs[position : position + len(part.jobs)]
@@ -236,6 +281,14 @@ class Batcher:
 
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(settle)
+
+
+def _group(items: list[_Waiting]) -> Group:
+    return Group(
+        place=next((item.place for item in items if item.place is not None), None),
+        sessions=len({item.session for item in items}),
+        overtaken=max(item.overtaken for item in items),
+    )
 
 
 def _shutting_down() -> Refusal:

@@ -79,6 +79,7 @@ class Proxy:
     async def _load(self) -> None:
         try:
             await asyncio.to_thread(self.host.load)
+            self.batcher.set_pass([layer.encoded for layer in self.host.ready().layers.values()])
         except FheLlmError as error:
             logger.error("%s", error)  # noqa: TRY400 - the message says it all
             self.failure = error

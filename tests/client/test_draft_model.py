@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tiny_model import TinyShape, write_tiny_folder, write_tiny_gguf
 
-from fhe_llm.cli.bench_generation import run_in_the_clear
+from fhe_llm.cli.bench.generation import run_in_the_clear
 from fhe_llm.client.draft_model import DraftModel
 from fhe_llm.client.generation import Outcome, Task
 from fhe_llm.client.sampling import Sampler, SamplingParams

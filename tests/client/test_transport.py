@@ -157,7 +157,9 @@ def test_an_evicted_key_travels_again_and_the_round_with_the_same_bytes(
     transport.run(session.linear(Linear(LAYER, np.ones((1, 40), dtype=np.float32))))
     assert len(proxy.requests) == 2
     assert proxy.requests[0] == proxy.requests[1]
-    assert [call.method for call in proxy.calls] == ["HEAD", "PUT", "HEAD", "PUT"]
+    methods = [call.method for call in proxy.calls]
+    uploads = [method for i, method in enumerate(methods) if i == 0 or method != methods[i - 1]]
+    assert uploads == ["HEAD", "PUT", "HEAD", "PUT"]  # an upload is as many PUTs as it has chunks
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rounds_kit import InstantEvaluator, job
+from rounds_kit import DEFAULT, InstantEvaluator, job, residues
 
-from fhe_llm.evaluator.contract import EncodedLayer
-from fhe_llm.evaluator.plan import plan_linear
+from fhe_llm.evaluator.contract import EncodedLayer, EvaluationKeys
+from fhe_llm.evaluator.cpu import CpuEvaluator
+from fhe_llm.evaluator.plan import galois_elements, plan_linear
 from fhe_llm.params import preset
 from fhe_llm_server.batcher import BATCH_JOBS, Batcher
 from fhe_llm_server.metrics import Metrics
 from fhe_llm_server.refusal import Refusal
+from fhe_llm_server.steps import PATIENCE_JOBS
 
 PLAN = plan_linear(preset("default"), 8, 8)
 A, B = (EncodedLayer(name, PLAN, 24, np.zeros(1, np.uint32)) for name in "ab")
@@ -201,3 +203,70 @@ async def test_closing_fails_what_waits_and_refuses_what_comes() -> None:
     await first
     with pytest.raises(Refusal, match="shutting down"):
         await batcher.submit("s", A, [JOB])
+
+
+async def test_a_held_round_is_overtaken_by_so_many_jobs_and_no_more() -> None:
+    gate = Gate()
+    batcher, evaluator, first = await blocked(gate)
+    batcher.set_pass([A, B])
+    ahead = asyncio.create_task(batcher.submit("ahead", B, [JOB]))
+    await queued(batcher, 1)
+    behind = [asyncio.create_task(batcher.submit(f"s{n}", A, [JOB])) for n in range(PATIENCE_JOBS + 16)]
+    await queued(batcher, 1 + len(behind))
+    gate.opened.set()
+    await asyncio.gather(first, ahead, *behind)
+    before = PATIENCE_JOBS // BATCH_JOBS
+    assert evaluator.batches == [("a", 1), *[("a", 8)] * before, ("b", 1), *[("a", 8)] * 2]
+    batcher.close()
+
+
+class GatedEvaluator(CpuEvaluator):
+    """The real evaluator behind a gate, with a list of the batches it was given."""
+
+    def __init__(self, before: Callable[[], None]) -> None:
+        super().__init__(DEFAULT, 2)
+        self.before = before
+        self.batches: list[tuple[str, int]] = []
+
+    def evaluate(self, layer: EncodedLayer, jobs: Any) -> Any:
+        self.before()
+        self.batches.append((layer.name, len(jobs)))
+        return super().evaluate(layer, jobs)
+
+
+async def test_sessions_with_their_own_keys_share_a_pass_and_get_the_bytes_they_would_get_alone() -> None:
+    gate = Gate()
+    evaluator = GatedEvaluator(gate)
+    plan = plan_linear(DEFAULT, 24, 40)
+    layers = [
+        evaluator.encode(name, plan, np.random.default_rng(n).standard_normal((24, 40)).astype(np.float32))
+        for n, name in enumerate("ab")
+    ]
+    elements = galois_elements(DEFAULT, [plan])
+    shape = (len(elements), 2, 2, 3, DEFAULT.ring_degree)
+    keys = [
+        evaluator.prepare_keys(EvaluationKeys(DEFAULT, elements, residues(shape, DEFAULT.primes, seed)))
+        for seed in range(6)
+    ]
+    jobs = [job(seed, plan, key) for seed, key in enumerate(keys)]
+    batcher = Batcher(evaluator, 100, Metrics())
+    batcher.set_pass(layers)
+    first = asyncio.create_task(batcher.submit("first", layers[0], jobs[:1]))
+    while batcher.queued_jobs or not gate.begun.is_set():
+        await asyncio.sleep(0.005)
+    # the last one stands a layer ahead: it is held until those behind had their turn
+    places = [1, 0, 0, 0, 0, 1]
+    rounds = [
+        asyncio.create_task(batcher.submit(f"s{n}", layers[place], [jobs[n]]))
+        for n, place in enumerate(places)
+    ]
+    await queued(batcher, 6)
+    gate.opened.set()
+    results = await asyncio.gather(*rounds)
+    await first
+    assert evaluator.batches == [("a", 1), ("a", 4), ("b", 2)]
+    for n, place in enumerate(places):
+        alone = evaluator.evaluate(layers[place], [jobs[n]])[0][0]
+        assert results[n].outputs[0].tobytes() == alone.tobytes()
+    batcher.close()
+    evaluator.close()

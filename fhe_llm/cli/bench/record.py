@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import platform
 import statistics
@@ -14,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from fhe_llm.errors import FheLlmError
 from fhe_llm.params import Preset
 
 
@@ -32,25 +35,43 @@ def spread(seconds: Sequence[float]) -> Spread:
     return Spread(statistics.median(seconds), min(seconds), max(seconds), len(seconds))
 
 
-def timed(run: Callable[[], object], repeats: int) -> Spread:
-    """Time ``run`` after one warm-up call."""
+def timed(run: Callable[[], object], repeats: int, before: Callable[[], object] = lambda: None) -> Spread:
+    """Time ``run`` after one warm-up call; ``before`` comes ahead of each run and is not timed."""
     run()
+    return spread(clocked(run, repeats, before))
+
+
+def clocked(
+    run: Callable[[], object], repeats: int, before: Callable[[], object] = lambda: None
+) -> list[float]:
+    """Seconds of each of ``repeats`` runs."""
     seconds = []
     for _ in range(repeats):
+        before()
         begun = time.perf_counter()
         run()
         seconds.append(time.perf_counter() - begun)
-    return spread(seconds)
+    return seconds
 
 
 def record(name: str, preset: Preset, figures: dict[str, Any]) -> dict[str, Any]:
-    """The figures with commit, parameters, device and date."""
+    """The figures with commit, parameters, device and date.
+
+    The load average is that of the last minute, the benchmark's own work included: one far above the cores means
+    that others were at work, and that absolute times are theirs too.
+    """
     return {
         "benchmark": name,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "version": _version("fhe-llm"),
         "commit": _commit(),
-        "device": {"cpu": cpu_name(), "cores": usable_cores(), "machine": platform.machine(), "gpu": None},
+        "device": {
+            "cpu": cpu_name(),
+            "cores": usable_cores(),
+            "machine": platform.machine(),
+            "gpu": None,
+            "load_average": round(os.getloadavg()[0], 2),
+        },
         "software": {
             "python": platform.python_version(),
             **{p: _version(p) for p in ("numpy", "numba", "tenseal")},
@@ -64,6 +85,21 @@ def record(name: str, preset: Preset, figures: dict[str, Any]) -> dict[str, Any]
         },
         **figures,
     }
+
+
+def keep(result: dict[str, Any], path: Path) -> None:
+    """Write a record where the documentation's figures are made from; raises :class:`FheLlmError`."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    except OSError as error:
+        raise FheLlmError(f"cannot write {path}: {error.strerror}. Choose another --output.") from None
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest value that at least ``share`` (0 to 1) of at least one value do not exceed."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
 def plain(value: Spread) -> dict[str, Any]:
@@ -95,11 +131,20 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """The commit of the source tree this module lies in; None for an installed package."""
-    here = Path(__file__).resolve().parent
-    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    """The commit of the source tree this module lies in, ``-dirty`` where its sources differ; None for an installed
+    package. Records and the page made from them do not count: measuring writes them."""
+    head = _git("rev-parse", "--short=12", "HEAD")
+    if not head:
+        return None
+    made = (f":(top,exclude){path}" for path in ("docs/results", "docs/performance.md"))
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", *made)
+    return f"{head}-dirty" if changed else head
+
+
+def _git(*arguments: str) -> str | None:
+    command = ["git", "-C", str(Path(__file__).resolve().parent), *arguments]
     try:
         found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603
     except (OSError, subprocess.SubprocessError):
         return None
-    return found.stdout.strip() or None
+    return found.stdout.strip()
