@@ -41,12 +41,18 @@ MAX_CIPHERTEXTS: Final = 255
 
 @dataclass(frozen=True, slots=True)
 class PackedCostModel:
-    """Microseconds on two cores of one operation; ``product`` is a ciphertext times a plaintext, all tokens."""
+    """Microseconds on two cores of one operation; ``product`` is a ciphertext times a plaintext.
 
-    rotation: float = 35.0
-    product: float = 0.45
-    reply: float = 600.0
-    request: float = 900.0
+    ``encode`` is what making a plaintext costs for each of its G words, ``streamed`` a product with stored weights.
+    ``reply`` and ``request`` are all that a ciphertext costs outside the evaluator.
+    """
+
+    rotation: float = 36.0
+    product: float = 0.42
+    encode: float = 0.0043
+    streamed: float = 1.75
+    reply: float = 250.0
+    request: float = 250.0
     round: float = 2000.0
 
 
@@ -125,7 +131,7 @@ class PackedPlan:
         """Estimated microseconds of one evaluation under ``model``."""
         return (
             model.rotation * self.rotation_count
-            + model.product * self.product_count
+            + (model.product + model.encode * self.width) * self.product_count
             + model.reply * self.output_ciphertexts
             + model.request * self.input_ciphertexts
             + model.round
@@ -207,11 +213,9 @@ def _cheapest(
 
 
 def _single_cost(plan: LinearPlan, model: PackedCostModel) -> float:
-    """A product of a single token streams its weights from memory: dearer than one from the cache."""
-    streamed = 1.6 * model.product
     return (
         model.rotation * plan.rotation_count
-        + streamed * plan.product_count
+        + model.streamed * plan.product_count
         + model.reply * plan.output_ciphertexts
         + model.request * plan.input_ciphertexts
     )

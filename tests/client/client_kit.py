@@ -40,7 +40,7 @@ class TinyProxy:
             name: [self._evaluator.encode(name, plan, w) for plan in layer_plans(self.preset, *w.shape)]
             for name, w in self.weights.items()
         }
-        self.packed = True
+        self.packed = False  # whether it offers plans for groups of tokens
 
     @property
     def listing(self) -> ModelListing:

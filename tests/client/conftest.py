@@ -30,5 +30,5 @@ def proxy(_shared_proxy: TinyProxy) -> TinyProxy:
     _shared_proxy.requests.clear()
     _shared_proxy.calls.clear()
     _shared_proxy.keys.clear()
-    _shared_proxy.packed = True
+    _shared_proxy.packed = False
     return _shared_proxy

@@ -19,6 +19,13 @@ from fhe_llm.wire import frame as wire
 LAYER = "layers.0.up"  # 96 x 40
 
 
+@pytest.fixture
+def proxy(proxy: TinyProxy) -> TinyProxy:
+    """The shared proxy, offering plans for groups."""
+    proxy.packed = True
+    return proxy
+
+
 def vectors(count: int, seed: int = 0) -> NDArray[np.float32]:
     rng = np.random.default_rng(seed)
     return (rng.standard_normal((count, 40)) * 10.0 ** rng.integers(-2, 3, (count, 1))).astype(np.float32)
@@ -55,7 +62,6 @@ def test_answers_are_right_and_travel_as_planned(
 
 def test_a_proxy_that_offers_no_groups_gets_single_tokens(cipher: Cipher) -> None:
     old = TinyProxy(shapes={LAYER: (50, 700)})
-    old.packed = False
     transport = FunctionTransport(old.evaluate, old.serve)
     session = Session(cipher, old.listing, options=SessionOptions(measure_precision=False))
     transport.run(session.open())
