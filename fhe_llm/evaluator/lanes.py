@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.core.extending import models, register_model
 
 from fhe_llm.evaluator.views import contiguous, intrinsic
@@ -262,3 +263,20 @@ def spread_sum(typing_context, value):  # type: ignore[no-untyped-def]
         return _spread(builder, arguments[0], _SUMS_IR)
 
     return sums_type(types.uint64), codegen
+
+
+@intrinsic
+def will_read_once(typing_context, array, offset):  # type: ignore[no-untyped-def]
+    """Ask for the cache line at ``offset`` ahead of its use, and not to keep it in the outer caches."""
+    contiguous(array)
+
+    def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        address = _address(context, builder, signature.args[0], arguments, ir.IntType(8))
+        word = ir.IntType(32)
+        function_type = ir.FunctionType(ir.VoidType(), [address.type, word, word, word])
+        prefetch = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0")
+        read, no_locality, data = (ir.Constant(word, value) for value in (0, 0, 1))
+        builder.call(prefetch, [address, read, no_locality, data])
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64), codegen

@@ -31,12 +31,15 @@ from fhe_llm.evaluator.lanes import (
     store,
     store_sums,
     sub,
+    will_read_once,
 )
 from fhe_llm.evaluator.ntt import add_mod, mul_mod, reduced
 from fhe_llm.evaluator.views import view
 
 BLOCK: Final = 32
 """Words of a plaintext that are multiplied together: two vectors, whose eight vectors of sums stay in registers."""
+AHEAD: Final = 1024
+"""Words between a weight that is multiplied and the one that is asked for."""
 FOLD_EVERY: Final = 8
 """Products of residues below 2^30 that may join a sum below 8 q^2 before it must be folded below that again."""
 
@@ -92,6 +95,8 @@ def _group(w, base, x, x_base, source, first, last, out, to, step, q_word, q_inv
         b0, b1, b2, b3 = folded(b0, limit), folded(b1, limit), folded(b2, limit), folded(b3, limit)
         for p in range(p0, min(p0 + FOLD_EVERY, last)):
             i, at = base + p * BLOCK, x_base + np.int64(source[p]) * (2 * BLOCK)
+            will_read_once(w, i + AHEAD)
+            will_read_once(w, i + AHEAD + WORDS)
             a0, a1, a2, a3 = _product(load(w, i), x, at, a0, a1, a2, a3)
             b0, b1, b2, b3 = _product(load(w, i + WORDS), x, at + 4 * SUMS, b0, b1, b2, b3)
     store(out, to, _residues(a0, a1, inverse, q, q_lanes, limit))
