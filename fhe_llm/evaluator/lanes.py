@@ -280,3 +280,33 @@ def will_read_once(typing_context, array, offset):  # type: ignore[no-untyped-de
         return context.get_dummy_value()
 
     return types.void(array, types.int64), codegen
+
+
+def _stored_half(context: Any, builder: Any, kind: Any, operands: Any, half: Any) -> Any:
+    builder.store(half, _address(context, builder, kind, operands, half.type), align=4)
+    return context.get_dummy_value()
+
+
+@intrinsic
+def store_high(typing_context, array, offset, sums):  # type: ignore[no-untyped-def]
+    """Write the high halves of eight 64-bit lanes to an array of words."""
+    contiguous(array)
+
+    def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        high = builder.trunc(_upper(builder, arguments[2]), ir.VectorType(_I32, SUMS))
+        return _stored_half(context, builder, signature.args[0], arguments[:2], high)
+
+    return types.void(array, types.int64, sums_type), codegen
+
+
+@intrinsic
+def store_first(typing_context, array, offset, value):  # type: ignore[no-untyped-def]
+    """Write the first eight of sixteen words to an array of words."""
+    contiguous(array)
+
+    def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        first = ir.Constant(ir.VectorType(_I32, SUMS), list(range(SUMS)))
+        half = builder.shuffle_vector(arguments[2], ir.Constant(_WORDS_IR, ir.Undefined), first)
+        return _stored_half(context, builder, signature.args[0], arguments[:2], half)
+
+    return types.void(array, types.int64, words_type), codegen

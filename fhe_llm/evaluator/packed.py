@@ -25,7 +25,9 @@ from fhe_llm.params import Preset
 GROUPS_PER_PASS: Final = 2
 """Groups of tokens that share one encoding of the weights; bounds their rotated inputs (25 MB for 1536 features)."""
 LINE_WORDS: Final = 16
-CHUNK_BYTES: Final = 4 << 20
+SHARES: Final = 6
+"""Shares of a phase for each thread."""
+CHUNK_BYTES: Final = 8 << 20
 """Encoded weights that exist at a time: they stay in the cache until they are used."""
 
 
@@ -114,15 +116,15 @@ class PackedEngine:
     def _products(
         self, layer: EncodedLayer, x: NDArray[np.int32], products: NDArray[np.uint32], arena: _Arena
     ) -> None:
-        """Encode some outputs' weights, multiply them with every column, go on."""
+        """Encode some rows of weights, multiply them with every column, go on. Chunks are whole tiles of rows."""
         plan = _packed(layer)
         tables = packed_encoding.packed_tables(plan.preset_name, plan.width)
-        giants, depth, units = len(plan.giant_rotations), x.shape[2], x.shape[0]
+        depth, units = x.shape[2], x.shape[0]
         scale, steps = 2.0**layer.log_weight_scale, packed_encoding.giant_steps(plan)
-        most = max(1, CHUNK_BYTES // (4 * units * giants * depth))
-        for output in range(0, plan.output_ciphertexts, most):
-            base = output * giants
-            rows = min(most, plan.output_ciphertexts - output) * giants
+        total = plan.output_ciphertexts * len(plan.giant_rotations)
+        most = max(1, CHUNK_BYTES // (4 * units * depth * TILE_ROWS)) * TILE_ROWS
+        for base in range(0, total, most):
+            rows = min(most, total - base)
             v = arena.array("v", (_whole_tiles(rows), units * depth + LINE_WORDS), np.int32)
 
             def encode(first: int, last: int, base: int = base, v: NDArray[np.int32] = v) -> None:
@@ -172,13 +174,25 @@ class PackedEngine:
         return list(replies)
 
     def _split(self, count: int, work: Callable[[int, int], Any]) -> None:
-        """Run ``work(first, last)`` over 0 ... count in one contiguous share per thread."""
-        shares = min(self._threads, count)
-        bounds = [count * i // shares for i in range(shares + 1)]
-        others = [self._pool.submit(work, bounds[i], bounds[i + 1]) for i in range(1, shares)]
-        work(bounds[0], bounds[1])
+        """Run ``work(first, last)`` over 0 ... count: threads take one small share after another, so that none waits
+        long for a last one."""
+        size = max(1, count // (SHARES * self._threads))
+        starts = iter(range(0, count, size))
+        lock = threading.Lock()
+
+        def take_shares() -> None:
+            while True:
+                with lock:
+                    first = next(starts, None)
+                if first is None:
+                    return
+                work(first, min(first + size, count))
+
+        others = [self._pool.submit(take_shares) for _ in range(self._threads - 1)]
+        take_shares()
         for other in others:
-            other.result()
+            if not other.cancel():
+                other.result()
 
 
 class _Arena:

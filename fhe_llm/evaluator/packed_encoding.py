@@ -3,28 +3,53 @@
 A real slot vector of period G is a polynomial p in Y = X^{N/2G} with p(Y) = p(1/Y), so it is known by its remainder
 modulo Y^G - i: G complex numbers that one inverse transform of length G takes from the slots, c_j - i c_{G-j} for
 integers c. The same remainder modulo a prime, with a square root of -1 for i, and a forward transform of length
-G give the G words that stand in both halves of the slot order and repeat with period G in each. Lanes are sixteen
-consecutive offsets of one diagonal band, so the kernel reads weights and writes words contiguously; two of them
+G give the G words that stand in both halves of the slot order and repeat with period G in each. Lanes are twice eight
+consecutive offsets of a diagonal band, so the kernel reads weights and writes words contiguously; each two lanes
 share one complex transform, one in the real parts and one in the imaginary ones.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from fhe_llm.errors import ParameterError
-from fhe_llm.evaluator.ntt import add_mod, mul_mod, sub_mod
+from fhe_llm.evaluator.float_lanes import (
+    FLOATS,
+    load_floats,
+    load_singles,
+    minus,
+    nearest,
+    plus,
+    spread_float,
+    store_floats,
+    times,
+    to_residues,
+)
+from fhe_llm.evaluator.lanes import (
+    SUMS,
+    WORDS,
+    add,
+    load,
+    multiply_add,
+    multiply_low,
+    no_sums,
+    spread,
+    spread_sum,
+    store,
+    store_first,
+    store_high,
+    sub,
+)
+from fhe_llm.evaluator.ntt import _split, reduced
 from fhe_llm.evaluator.packed_plan import PackedPlan
 from fhe_llm.evaluator.rns import primitive_root, slot_exponents
+from fhe_llm.evaluator.views import view
 from fhe_llm.params import Preset, preset
-
-LANES: Final = 16
-_HALF: Final = LANES // 2
 
 
 class PackedTables(NamedTuple):
@@ -102,155 +127,158 @@ def encode_rows(weights, scale, babies, steps, base, words, first, last, t):  # 
     """Encode rows ``first`` ... ``last`` - 1 of ``words``, each [L, G, inputs * babies] flat and maybe longer (int32).
 
     Row r stands for (output, giant) number ``base`` + r, its rotation is in ``steps``; ``weights`` is [out_features,
-    in_features]. For each sixteen plaintexts: one complex transform of 8 and L of 16 lanes of G points.
+    in_features], ``babies`` a multiple of eight. For each sixteen plaintexts: one complex transform of 8 and L of 16
+    lanes of G points. About 3 ns a point of a plaintext.
     """
-    width = t.leaf.shape[0]
-    groups = -(-babies // LANES)
+    width, limbs = t.leaf.shape[0], t.q.shape[0]
     giants, inner = steps.shape[0], -(-weights.shape[1] // width) * babies
-    real = np.empty(width * _HALF, dtype=np.float64)
-    imag = np.empty(width * _HALF, dtype=np.float64)
-    whole = np.empty((width, LANES), dtype=np.float64)
-    flipped = np.empty((width, LANES), dtype=np.float64)
-    z = np.empty((width, LANES), dtype=np.uint32)
+    scratch = np.empty(2 * width * FLOATS, dtype=np.float64)
+    lanes = np.empty(limbs * width * WORDS, dtype=np.uint32)
+    real, imag = view(scratch, 0, width * FLOATS), view(scratch, width * FLOATS, width * FLOATS)
+    z = view(lanes, 0, lanes.size)
     for row in range(first, last):
         out, giant = (base + row) // giants, steps[(base + row) % giants]
-        for task in range(inner // babies * groups):
-            source, baby = task // groups, task % groups * LANES
-            column, used, offset = source * babies + baby, min(LANES, babies - baby), giant + baby - width
-            _gather(weights, out, source, offset, giant, real, imag, t.leaf)
+        for column in range(0, inner, 2 * FLOATS):
+            source, baby = column // babies, column % babies
+            _gather(weights, out, source, giant + baby - width, giant, real, t.leaf)
+            if column + FLOATS < inner:
+                source, baby = (column + FLOATS) // babies, (column + FLOATS) % babies
+                _gather(weights, out, source, giant + baby - width, giant, imag, t.leaf)
             _inverse(real, imag, t.cosine, t.sine)
-            _coefficients(real, imag, scale / width, whole, flipped)
-            for limb in range(t.q.shape[0]):
-                q = t.q[limb]
-                flat = z.reshape(-1)
-                _enter(whole.reshape(-1), flipped.reshape(-1), flat, t.enter[limb], q, t.q_inverse[limb])
-                _forward(flat, t.twiddle[limb], q)
-                _leave(z, t.leaf, words[row], limb * width * inner + column, inner, used, q)
+            _enter(real, imag, scale / width, z, t)
+            for limb in range(limbs):
+                part = view(z, limb * width * WORDS, width * WORDS)
+                _split(part, t.twiddle[limb], t.q[limb], True)
+                to = row * words.shape[1] + limb * width * inner + column
+                _leave(part, t.leaf, words, to, inner, column + FLOATS < inner, t.q[limb])
+    scratch[0], lanes[0] = 0.0, 0  # borrowed views do not keep their arrays; this does
 
 
 @njit(nogil=True, cache=True)
-def _gather(weights, out, source, offset, giant, real, imag, leaf):  # type: ignore[no-untyped-def]
-    """The band's diagonals ``offset`` + lane as slots, rotated by -giant: lanes 0-7 real parts, 8-15 imaginary ones."""
-    width = leaf.shape[0]
+def _gather(weights, out, source, offset, giant, target, leaf):  # type: ignore[no-untyped-def]
+    """The band's diagonals ``offset`` ... ``offset`` + 7 as slots, rotated by -giant: ``target`` [G, 8] flat."""
+    width, stride = leaf.shape[0], weights.shape[1]
     first_row, first_column = out * width, source * width
-    columns = min(width, weights.shape[1] - first_column)
+    columns = min(width, stride - first_column)
     for g in range(width):
-        at = leaf[(g + giant) % width] * _HALF
-        a, b = real[at : at + _HALF], imag[at : at + _HALF]
-        j = g + offset
-        if first_row + g >= weights.shape[0] or j <= -LANES or j >= columns:
-            a[:] = 0.0
-            b[:] = 0.0
-            continue
-        if j >= 0 and j + LANES <= columns:
-            row = weights[first_row + g, first_column + j : first_column + j + LANES]
-            for lane in range(_HALF):
-                a[lane] = np.float64(row[lane])
-                b[lane] = np.float64(row[_HALF + lane])
+        at, j = leaf[(g + giant) % width] * FLOATS, g + offset
+        start = (first_row + g) * stride + first_column + j
+        if first_row + g >= weights.shape[0] or j <= -FLOATS or j >= columns:
+            store_floats(target, at, spread_float(0.0))
+        elif j >= 0 and j + FLOATS <= columns:
+            store_floats(target, at, load_singles(weights, start))
         else:
-            row = weights[first_row + g, first_column : first_column + columns]
-            for lane in range(_HALF):
-                k = j + lane
-                a[lane] = np.float64(row[k]) if 0 <= k < columns else 0.0
-                k += _HALF
-                b[lane] = np.float64(row[k]) if 0 <= k < columns else 0.0
+            for lane in range(FLOATS):
+                inside = 0 <= j + lane < columns
+                target[at + lane] = weights[first_row + g, first_column + j + lane] if inside else 0.0
+
+
+@njit(inline="always")
+def _turned(x, y, u, v, c, s):  # type: ignore[no-untyped-def]
+    """(x + i y) + (u + i v) and their difference times c - i s."""
+    p, q = minus(x, u), minus(y, v)
+    return plus(x, u), plus(y, v), plus(times(p, c), times(q, s)), minus(times(q, c), times(p, s))
 
 
 @njit(nogil=True, cache=True)
 def _inverse(real, imag, cosine, sine):  # type: ignore[no-untyped-def]
-    """Values at the leaves to G times the remainder modulo Y^G - i, in place; [G, lanes] flat."""
-    nodes, length = cosine.shape[0] // 2, 2 * _HALF
-    while nodes >= 1:
-        half = length // 2
-        for i in range(nodes):
-            c, s = cosine[nodes + i], sine[nodes + i]
-            at = i * length
-            a, b = real[at : at + half], imag[at : at + half]
-            u, v = real[at + half : at + length], imag[at + half : at + length]
-            for k in range(half):
-                x, y = a[k] - u[k], b[k] - v[k]
-                a[k] += u[k]
-                b[k] += v[k]
-                u[k] = x * c + y * s
-                v[k] = y * c - x * s
-        nodes, length = nodes // 2, 2 * length
+    """Values at the leaves to G times the remainder modulo Y^G - i, in place; [G, 8] flat, two stages at a time."""
+    nodes, half = cosine.shape[0] // 2, FLOATS
+    while nodes >= 2:
+        parents = nodes // 2
+        for i in range(parents):
+            c, s = spread_float(cosine[parents + i]), spread_float(sine[parents + i])
+            c0, s0 = spread_float(cosine[nodes + 2 * i]), spread_float(sine[nodes + 2 * i])
+            c1, s1 = spread_float(cosine[nodes + 2 * i + 1]), spread_float(sine[nodes + 2 * i + 1])
+            for k in range(4 * i * half, (4 * i + 1) * half, FLOATS):
+                x0, y0 = load_floats(real, k), load_floats(imag, k)
+                x1, y1 = load_floats(real, k + half), load_floats(imag, k + half)
+                x2, y2 = load_floats(real, k + 2 * half), load_floats(imag, k + 2 * half)
+                x3, y3 = load_floats(real, k + 3 * half), load_floats(imag, k + 3 * half)
+                x0, y0, x1, y1 = _turned(x0, y0, x1, y1, c0, s0)
+                x2, y2, x3, y3 = _turned(x2, y2, x3, y3, c1, s1)
+                x0, y0, x2, y2 = _turned(x0, y0, x2, y2, c, s)
+                x1, y1, x3, y3 = _turned(x1, y1, x3, y3, c, s)
+                store_floats(real, k, x0)
+                store_floats(imag, k, y0)
+                store_floats(real, k + half, x1)
+                store_floats(imag, k + half, y1)
+                store_floats(real, k + 2 * half, x2)
+                store_floats(imag, k + 2 * half, y2)
+                store_floats(real, k + 3 * half, x3)
+                store_floats(imag, k + 3 * half, y3)
+        nodes, half = nodes // 4, 4 * half
+    if nodes == 1:  # an odd number of stages leaves one
+        c, s = spread_float(cosine[1]), spread_float(sine[1])
+        for k in range(0, half, FLOATS):
+            x0, y0 = load_floats(real, k), load_floats(imag, k)
+            x1, y1 = load_floats(real, k + half), load_floats(imag, k + half)
+            x0, y0, x1, y1 = _turned(x0, y0, x1, y1, c, s)
+            store_floats(real, k, x0)
+            store_floats(imag, k, y0)
+            store_floats(real, k + half, x1)
+            store_floats(imag, k + half, y1)
+
+
+@njit(inline="always")
+def _residue(c, reciprocal, modulus, q):  # type: ignore[no-untyped-def]
+    """Whole numbers below 2^51 in magnitude modulo q; the quotient is rounded to nearest."""
+    return to_residues(minus(c, times(nearest(times(c, reciprocal)), modulus)), q)
+
+
+@njit(inline="always")
+def _entered(x, y, unit, minus_i, negated, q):  # type: ignore[no-untyped-def]
+    """(x - i y) 2^32 modulo q in the high halves, below 2 q."""
+    total = multiply_add(multiply_add(no_sums(), x, unit), y, minus_i)
+    return multiply_add(total, multiply_low(total, negated), q)
 
 
 @njit(nogil=True, cache=True)
-def _coefficients(real, imag, factor, whole, flipped):  # type: ignore[no-untyped-def]
-    """Part the two vectors that share a remainder and round: ``whole`` [G, LANES], whole numbers below 2^51.
+def _enter(real, imag, factor, z, t):  # type: ignore[no-untyped-def]
+    """Part the two vectors that share a remainder, round to c_j, and write (c_j - i c_{G-j}) 2^32 modulo each prime.
 
-    Row j of ``flipped`` is row G - j of ``whole``, row 0 zero.
+    With a + i b the remainder's entry j and u + i v its entry G - j, c_j is (a - v) / 2 for the vectors in the real
+    parts and (b + u) / 2 for the others. ``z`` [L, G, 16] flat, below 2 q.
     """
-    width = whole.shape[0]
-    for lane in range(_HALF):
-        whole[0, lane] = np.rint(real[lane] * factor)
-        whole[0, _HALF + lane] = np.rint(imag[lane] * factor)
-    flipped[0] = 0.0
-    half = 0.5 * factor
-    for j in range(1, width):
-        at, other = j * _HALF, (width - j) * _HALF
-        a, b = real[at : at + _HALF], imag[at : at + _HALF]
-        u, v = real[other : other + _HALF], imag[other : other + _HALF]
-        out, mirror = whole[j], flipped[width - j]
-        for lane in range(_HALF):
-            low, high = np.rint((a[lane] - v[lane]) * half), np.rint((b[lane] + u[lane]) * half)
-            out[lane], mirror[lane] = low, low
-            out[_HALF + lane], mirror[_HALF + lane] = high, high
-
-
-@njit(inline="always")
-def _montgomery(t, q, q_inverse):  # type: ignore[no-untyped-def]
-    """t / 2^32 mod q for t < q 2^32."""
-    m = np.uint32(np.uint32(t) * q_inverse)
-    high = np.uint32(t >> np.uint64(32))
-    r = np.uint32(high - np.uint32((np.uint64(m) * np.uint64(q)) >> np.uint64(32)))
-    return min(r, np.uint32(r + q))
-
-
-@njit(inline="always")
-def _residue(c, q, modulus, reciprocal):  # type: ignore[no-untyped-def]
-    """A whole number below 2^51 in magnitude modulo q; the quotient is rounded to nearest."""
-    r = np.int32(c - np.rint(c * reciprocal) * modulus)
-    return np.uint32(np.uint32(r) + (q & np.uint32(r >> np.int32(31))))
+    width = t.leaf.shape[0]
+    half, double = spread_float(0.5 * factor), spread_float(2.0)
+    for j in range(width // 2 + 1):
+        m = width - j if j else 0
+        a, b = load_floats(real, j * FLOATS), load_floats(imag, j * FLOATS)
+        u, v = load_floats(real, m * FLOATS), load_floats(imag, m * FLOATS)
+        if j:
+            x0, x1 = nearest(times(minus(a, v), half)), nearest(times(plus(b, u), half))
+            y0, y1 = nearest(times(minus(u, b), half)), nearest(times(plus(v, a), half))
+        else:  # nothing to part, and c_G is no coefficient
+            x0, x1 = nearest(times(times(a, double), half)), nearest(times(times(b, double), half))
+            y0, y1 = minus(a, a), minus(b, b)
+        for limb in range(t.q.shape[0]):
+            word = np.float64(t.q[limb])
+            modulus, reciprocal = spread_float(word), spread_float(1.0 / word)
+            q = spread_sum(np.uint64(t.q[limb]))
+            negated = spread_sum(np.uint64(np.uint32(-np.int64(t.q_inverse[limb]))))
+            unit, minus_i = spread_sum(np.uint64(t.enter[limb, 0])), spread_sum(np.uint64(t.enter[limb, 1]))
+            p0, p1 = _residue(x0, reciprocal, modulus, q), _residue(x1, reciprocal, modulus, q)
+            r0, r1 = _residue(y0, reciprocal, modulus, q), _residue(y1, reciprocal, modulus, q)
+            at, other = (limb * width + j) * WORDS, (limb * width + m) * WORDS
+            store_high(z, other, _entered(r0, p0, unit, minus_i, negated, q))
+            store_high(z, other + SUMS, _entered(r1, p1, unit, minus_i, negated, q))
+            store_high(z, at, _entered(p0, r0, unit, minus_i, negated, q))
+            store_high(z, at + SUMS, _entered(p1, r1, unit, minus_i, negated, q))
 
 
 @njit(nogil=True, cache=True)
-def _enter(whole, flipped, z, enter, q, q_inverse):  # type: ignore[no-untyped-def]
-    """(c_j - i c_{G-j}) 2^32 modulo q: the remainder modulo Y^G - i in Montgomery form; everything flat."""
-    modulus, reciprocal = np.float64(q), 1.0 / np.float64(q)
-    unit, minus_i = np.uint64(enter[0]), np.uint64(enter[1])
-    for k in range(z.shape[0]):
-        x = _residue(whole[k], q, modulus, reciprocal)
-        y = _residue(flipped[k], q, modulus, reciprocal)
-        z[k] = _montgomery(np.uint64(x) * unit + np.uint64(y) * minus_i, q, q_inverse)
-
-
-@njit(nogil=True, cache=True)
-def _forward(z, twiddle, q):  # type: ignore[no-untyped-def]
-    """The remainder modulo Y^G - i to its values at the leaves, in place; [G, LANES] flat."""
-    nodes, length = 1, z.shape[0]
-    while length > LANES:
-        half = length // 2
-        for i in range(nodes):
-            w, w_shoup = twiddle[0, nodes + i], twiddle[1, nodes + i]
-            low, high = z[i * length : i * length + half], z[i * length + half : (i + 1) * length]
-            for k in range(half):
-                x, y = low[k], mul_mod(high[k], w, w_shoup, q)
-                low[k] = add_mod(x, y, q)
-                high[k] = sub_mod(x, y, q)
-        nodes, length = 2 * nodes, half
-
-
-@njit(nogil=True, cache=True)
-def _leave(z, leaf, words, first, inner, used, q):  # type: ignore[no-untyped-def]
-    """Words in slot order, centred: ``used`` lanes of slot g from ``first`` + g * ``inner`` on."""
-    half = np.uint32(q // 2)
+def _leave(z, leaf, words, first, inner, both, q_word):  # type: ignore[no-untyped-def]
+    """Words in slot order, centred: sixteen (or eight) of slot g from flat position ``first`` + g * ``inner`` on."""
+    q, q2 = spread(q_word), spread(np.uint32(2) * q_word)
+    lift = spread(np.uint32(q_word - q_word // np.uint32(2) - np.uint32(1)))
     for g in range(leaf.shape[0]):
-        source, target = z[leaf[g]], words[first + g * inner : first + g * inner + used]
-        for lane in range(used):
-            value = source[lane]
-            target[lane] = np.int32(value) - (np.int32(q) if value > half else np.int32(0))
+        value = reduced(reduced(load(z, leaf[g] * WORDS), q2), q)
+        value = sub(reduced(add(value, lift), q), lift)  # above q // 2 it passes q
+        if both:
+            store(words, first + g * inner, value)
+        else:
+            store_first(words, first + g * inner, value)
 
 
 def _tree(width: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -128,7 +128,8 @@ class LinearPlan:
     def rotation_count(self) -> int:
         """Key switches one evaluation performs."""
         babies = self.input_ciphertexts * (self.babies - 1)
-        return babies + self.output_ciphertexts * (len(self.giant_rotations) - 1)
+        turning = sum(1 for step in self.giant_rotations if step % self.slots)  # a whole turn is none
+        return babies + self.output_ciphertexts * turning
 
     @property
     def product_count(self) -> int:
