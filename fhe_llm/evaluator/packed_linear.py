@@ -16,43 +16,52 @@ import numpy as np
 from numba import njit
 
 from fhe_llm.evaluator.keyswitch import rotate_hoisted, rotate_lazily
+from fhe_llm.evaluator.lanes import add, load, store, sub
+from fhe_llm.evaluator.lanes import spread as word
+from fhe_llm.evaluator.ntt import reduced
 from fhe_llm.evaluator.packed_tile import TILE_COLUMNS, TILE_ROWS, multiply_tile
+from fhe_llm.evaluator.tiles import TILE, gather_tile
 
 
 @njit(nogil=True, cache=True)
 def spread(ciphertext, x, inner, first_column, q):  # type: ignore[no-untyped-def]
-    """Write ``ciphertext`` [2, L, N] (slot order) to ``x`` at one inner index; centred. 2 L N words moved."""
+    """Write ``ciphertext`` [2, L, N] (slot order) to ``x`` at one inner index; centred. 2 L N words moved.
+
+    Both halves of a polynomial are one matrix [N / G, G] of rows of tokens; its tiles are transposed.
+    """
     limbs, n = ciphertext.shape[1:]
+    tiles, depth = x.shape[1], x.shape[2]
     width = x.shape[0] // limbs
-    rows = n // 2 // width
-    step = min(rows, TILE_COLUMNS)
+    rows = n // width
+    starts = np.arange(rows).astype(np.int32) * np.int32(width)
+    tile = np.empty(TILE * TILE, dtype=np.uint32)
     for limb in range(limbs):
-        modulus, half = np.int32(q[limb]), np.int32(q[limb] // 2)
-        for part in range(4):
-            source = ciphertext[part // 2, limb, part % 2 * (n // 2) : (part % 2 + 1) * (n // 2)]
-            for row in range(0, rows, step):
-                column = first_column + part * rows + row
-                tile, lane = column // TILE_COLUMNS, column % TILE_COLUMNS
-                for g in range(width):
-                    target = x[limb * width + g, tile, inner, lane : lane + step]
-                    for i in range(step):
-                        value = np.int32(source[(row + i) * width + g])
-                        target[i] = value - (modulus if value > half else np.int32(0))
+        lift, modulus = word(np.uint32(q[limb] - q[limb] // 2 - 1)), word(q[limb])
+        for component in range(2):
+            base = (component * limbs + limb) * n
+            for row in range(0, rows, TILE):
+                column = (first_column + component * rows + row) // TILE_COLUMNS
+                for g in range(0, width, TILE):
+                    gather_tile(ciphertext, starts, base + g, row, tile, 0, TILE)
+                    at = (((limb * width + g) * tiles + column) * depth + inner) * TILE_COLUMNS
+                    for k in range(TILE):
+                        value = reduced(add(load(tile, k * TILE), lift), modulus)  # above q // 2 it passes q
+                        store(x, at + k * tiles * depth * TILE_COLUMNS, sub(value, lift))
 
 
 @njit(nogil=True, cache=True)
 def collect(products, first_column, columns, width, ciphertext):  # type: ignore[no-untyped-def]
     """One row of OUT back to a ciphertext [2, L, N] in slot order."""
     limbs, n = ciphertext.shape[1:]
-    rows = n // 2 // width
+    rows = n // width
+    starts = np.arange(width).astype(np.int32) * np.int32(columns)
     for limb in range(limbs):
-        for part in range(4):
-            target = ciphertext[part // 2, limb, part % 2 * (n // 2) : (part % 2 + 1) * (n // 2)]
-            for g in range(width):
-                first = (limb * width + g) * columns + first_column + part * rows
-                source = products[first : first + rows]
-                for i in range(rows):
-                    target[i * width + g] = source[i]
+        for component in range(2):
+            first = limb * width * columns + first_column + component * rows
+            base = (component * limbs + limb) * n
+            for row in range(0, rows, TILE):
+                for g in range(0, width, TILE):
+                    gather_tile(products, starts, first + row, g, ciphertext, base + row * width + g, width)
 
 
 @njit(nogil=True, cache=True)
