@@ -1,9 +1,9 @@
 """The queue in front of the evaluator: groups what waits for the same layer, takes turns between keys.
 
-One worker thread owns the evaluator, which is itself parallel. What asks for the same layer shares one pass
-over the weights; :mod:`fhe_llm_server.steps` chooses the layer, so that conversations fall into step, and may let
-the worker wait for company that is expected at once. A long request is cut into slices so that others get a turn in
-between; results depend neither on the cut nor on the company.
+A few worker threads share the evaluator, which is itself parallel while only one of them uses it. What asks for the
+same layer shares one pass over the weights; :mod:`fhe_llm_server.steps` chooses the layer, so that conversations fall
+into step, and may let a worker wait for company that is expected at once. A long request is cut into slices so that
+others get a turn in between; results depend neither on the cut nor on the company.
 """
 
 from __future__ import annotations
@@ -79,9 +79,11 @@ class _Slice:
 
 
 class Batcher:
-    """Submit from the event loop; evaluation happens on one thread of its own."""
+    """Submit from the event loop; evaluation happens on ``workers`` threads of its own, each with a layer at a time."""
 
-    def __init__(self, evaluator: Evaluator, max_queued_jobs: int, metrics: Metrics) -> None:
+    def __init__(
+        self, evaluator: Evaluator, max_queued_jobs: int, metrics: Metrics, workers: int = 1
+    ) -> None:
         self._evaluator = evaluator
         self._most = max(max_queued_jobs, MAX_REQUEST_JOBS)
         self._metrics = metrics
@@ -93,8 +95,11 @@ class Batcher:
         self._seconds_per_job = self._seconds_per_step = 0.02
         self._steps = Steps()
         self._places: dict[int, int] = {}
-        self._thread = threading.Thread(target=self._work, name="evaluate", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"evaluate-{i}", daemon=True) for i in range(workers)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def queued_jobs(self) -> int:
@@ -141,7 +146,8 @@ class Batcher:
             self._condition.notify_all()
         for item in waiting:
             self._fail(item, _shutting_down())
-        self._thread.join(timeout=30)
+        for thread in self._threads:
+            thread.join(timeout=30)
 
     def _admit(self, session: str, jobs: int) -> None:
         if self._closed:
@@ -185,11 +191,11 @@ class Batcher:
         with self._condition:
             deadline: float | None = None
             while not self._closed:
-                if not self._sessions:
+                groups, now = self._groups(), time.perf_counter()
+                if not groups:
                     deadline = None
                     self._condition.wait()
                     continue
-                groups, now = self._groups(), time.perf_counter()
                 choice = self._steps.choose(
                     [_group(items) for items in groups], self._sessions, now, self._seconds_per_step
                 )
@@ -201,11 +207,13 @@ class Batcher:
             return []
 
     def _groups(self) -> list[list[_Waiting]]:
-        """What waits, by layer; layers and rounds in line order."""
+        """What waits, by layer; layers and rounds in line order. A request whose last slice still runs waits for it, so
+        that its replies come in order."""
         groups: dict[int, list[_Waiting]] = {}
         for queue in self._sessions.values():
             for item in queue:
-                groups.setdefault(id(item.layer), []).append(item)
+                if item.taken == len(item.outputs):
+                    groups.setdefault(id(item.layer), []).append(item)
         return list(groups.values())
 
     def _take_group(self, groups: list[list[_Waiting]], index: int) -> list[_Slice]:
@@ -258,11 +266,13 @@ class Batcher:
             for item in (item for queue in self._sessions.values() for item in queue):
                 if item.enqueued <= started:
                     item.overtaken += max(len(jobs), (now - started) / self._seconds_per_step)
-        position = 0
+            position = 0
+            for part in batch:
+                part.waiting.outputs += outputs[position : position + len(part.jobs)]
+                part.waiting.phases.append(timings)
+                position += len(part.jobs)
+            self._condition.notify_all()
         for part in batch:
-            part.waiting.outputs += outputs[position : position + len(part.jobs)]
-            part.waiting.phases.append(timings)
-            position += len(part.jobs)
             if len(part.waiting.outputs) == len(part.waiting.jobs):
                 self._post(part.waiting, part.waiting.result())
 
