@@ -57,13 +57,20 @@ def ok(*arguments: str) -> dict[str, Any]:
 
 
 def test_bench_generation_splits_the_time(tiny_model_path: Path) -> None:
-    found = ok("bench", "--model", str(tiny_model_path), "--tokens", "4", "--repeats", "2")
+    found = ok("bench", "--model", str(tiny_model_path), "--tokens", "4", "--repeats", "2", "--no-product")
     split = found["split_seconds_per_token"]
     assert set(split) == {"encrypt", "wire", "queue", "rotations", "products", "finish", "decrypt", "model"}
     assert sum(split.values()) == pytest.approx(found["seconds_per_token"]["median"], rel=0.25)
     assert found["tokens_equal_plaintext"] is True
     assert found["ratio_to_plaintext"] > 1
     assert {"commit", "date", "device", "preset", "software", "threads", "prompt_tokens"} <= set(found)
+
+
+@pytest.mark.slow
+def test_bench_alone_also_compares_a_product_with_tenseal(tiny_model_path: Path) -> None:
+    found = ok("bench", "--model", str(tiny_model_path), "--tokens", "2", "--repeats", "1")
+    assert found["product"]["shape"] == {"out_features": 1536, "in_features": 576}
+    assert found["product"]["ratio_to_tenseal"] > 1
 
 
 def test_bench_product_is_compared_with_tenseal() -> None:

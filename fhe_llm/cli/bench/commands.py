@@ -41,8 +41,13 @@ def bench(
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="The same as the command of that name.")
     ] = False,
+    with_product: Annotated[
+        bool,
+        typer.Option("--product/--no-product", help="Also one 576 to 1536 product against TenSEAL's mm."),
+    ] = True,
 ) -> None:
-    """Measure seconds per token of encrypted generation, their split, and the ratio to the plaintext model."""
+    """Measure seconds per token of encrypted generation, their split, the ratio to the plaintext model, and one product
+    against TenSEAL."""
     if context.invoked_subcommand is not None:
         return
     if calibrate:
@@ -51,8 +56,13 @@ def bench(
         _finish(bench_calibrate(model, repeats, preset, _threads(None)), output, as_json)
         return
     from fhe_llm.cli.bench.generation import bench_generation
+    from fhe_llm.cli.bench.product import compare_product
+    from fhe_llm.params import preset as find_preset
 
-    _finish(bench_generation(model, tokens, repeats, preset, base_url), output, as_json)
+    result = bench_generation(model, tokens, repeats, preset, base_url)
+    if with_product:
+        result["product"] = compare_product(find_preset(preset), 1536, 576, 1, _threads(None))
+    _finish(result, output, as_json)
 
 
 @app.command("decode")

@@ -46,11 +46,11 @@ def bench_product(
 ) -> dict[str, Any]:
     """The record of one product per shape; ``ratio_to_tenseal`` is how many times longer TenSEAL's ``mm`` takes."""
     preset = find_preset(preset_name)
-    first, *others = [_compare(preset, rows, columns, repeats, threads) for rows, columns in shapes]
+    first, *others = [compare_product(preset, rows, columns, repeats, threads) for rows, columns in shapes]
     return record("product", preset, {"threads": threads, **first, "others": others})
 
 
-def _compare(preset: Preset, rows: int, columns: int, repeats: int, threads: int) -> dict[str, Any]:
+def compare_product(preset: Preset, rows: int, columns: int, repeats: int, threads: int) -> dict[str, Any]:
     """Both on one matrix, in turns: one product of theirs after every few of ours."""
     rng = np.random.default_rng(0)
     weights = (rng.standard_normal((rows, columns)) / math.sqrt(columns)).astype(np.float32)
