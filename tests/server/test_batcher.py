@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -270,3 +272,28 @@ async def test_sessions_with_their_own_keys_share_a_pass_and_get_the_bytes_they_
         assert results[n].outputs[0].tobytes() == alone.tobytes()
     batcher.close()
     evaluator.close()
+
+
+async def test_two_workers_run_two_layers_side_by_side() -> None:
+    together = threading.Barrier(2, timeout=20)
+    batcher = Batcher(InstantEvaluator(before=lambda: void(together.wait())), 100, Metrics(), workers=2)
+    results = await asyncio.gather(batcher.submit("s", A, [JOB]), batcher.submit("t", B, [JOB]))
+    assert [len(result.outputs) for result in results] == [1, 1]  # neither would pass the barrier alone
+    batcher.close()
+
+
+async def test_two_workers_keep_the_slices_of_a_request_in_order() -> None:
+    evaluator = InstantEvaluator(before=lambda: time.sleep(random.uniform(0, 0.003)))
+    batcher = Batcher(evaluator, 1024, Metrics(), workers=2)
+    kinds = [job(seed, PLAN) for seed in range(3)]
+    asked = [[kinds[(i + n) % 3] for i in range(5 * BATCH_JOBS + n)] for n in range(4)]
+    results = await asyncio.gather(*(batcher.submit(f"s{n % 2}", A, jobs) for n, jobs in enumerate(asked)))
+    for result, jobs in zip(results, asked, strict=True):
+        assert len(result.outputs) == len(jobs)
+        for out, wanted in zip(result.outputs, jobs, strict=True):
+            assert np.array_equal(out[0], wanted.inputs[0, :, :1])
+    batcher.close()
+
+
+def void(_: object) -> None:
+    """Take a value where a call must return nothing."""
