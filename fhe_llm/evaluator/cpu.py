@@ -19,7 +19,7 @@ from fhe_llm.evaluator.packed import PackedEngine, encode_packed
 from fhe_llm.evaluator.packed_plan import PackedPlan, Plan
 from fhe_llm.evaluator.plan import LinearPlan
 from fhe_llm.evaluator.rns import GALOIS_GENERATOR, ring_tables
-from fhe_llm.evaluator.schedule import encode_layer, schedule
+from fhe_llm.evaluator.schedule import encode_layer, encoded_shape, schedule
 from fhe_llm.params import Preset
 
 JOBS_PER_PASS = 8
@@ -74,13 +74,15 @@ class CpuEvaluator:
             )
         steps = _steps_of_elements(self.preset.ring_degree)
         words = keyswitch.to_montgomery(keys.words[..., self._ring.slot_from_seal], self.preset.primes)
-        index = {steps[element]: i for i, element in enumerate(keys.elements)}
+        # other automorphisms, conjugation say, turn no slots and are of no use here
+        index = {steps[element]: i for i, element in enumerate(keys.elements) if element in steps}
         first, size = int(words.ctypes.data), words.strides[0] if len(words) else 0
         return PreparedKeys(words, index, {0: 0} | {step: first + i * size for step, i in index.items()})
 
     def evaluate(self, layer: EncodedLayer, jobs: Sequence[Job]) -> tuple[list[NDArray[np.uint32]], Timings]:
         """See :meth:`fhe_llm.evaluator.contract.Evaluator.evaluate`; exact, so grouping jobs changes no bit."""
         plan = layer.plan
+        self._check_layer(layer)
         for job in jobs:
             self._check(plan, job)
         replies: list[NDArray[np.uint32]] = []
@@ -158,6 +160,18 @@ class CpuEvaluator:
             counters=np.zeros(pipeline.COUNTERS, dtype=np.int64),
             ends=np.zeros(pipeline.PHASES + 1, dtype=np.int64),
         )
+
+    def _check_layer(self, layer: EncodedLayer) -> None:
+        """The kernels trust shapes: words that are not the plan's would be read past their end."""
+        plan = layer.plan
+        if isinstance(plan, PackedPlan):
+            wanted: tuple[int, ...] = (plan.out_features, plan.in_features)
+        else:
+            wanted = encoded_shape(self.preset, plan)
+        if layer.words.shape != wanted:
+            raise ParameterError(
+                f"cannot evaluate {layer.name}: its words are {layer.words.shape}, not {wanted}. Encode it anew."
+            )
 
     def _check(self, plan: Plan, job: Job) -> None:
         expected = (plan.input_ciphertexts, 2, len(self.preset.data_primes), self.preset.ring_degree)

@@ -129,7 +129,7 @@ class Batcher:
             self._steps.asked(session, now)
             self._sessions.setdefault(session, deque()).append(waiting)
             self._jobs[session] = self._jobs.get(session, 0) + len(jobs)
-            self._condition.notify()
+            self._condition.notify_all()
         try:
             return await waiting.future
         except asyncio.CancelledError:

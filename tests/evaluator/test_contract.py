@@ -205,6 +205,21 @@ class TestCpu(EvaluatorContract):
         with pytest.raises(ParameterError, match="keys of preset"):
             evaluator.prepare_keys(EvaluationKeys(other, (), np.empty((0,), dtype=np.uint32)))
 
+    def test_elements_that_turn_no_slots_are_left_out(self, evaluator: Evaluator) -> None:
+        limbs, n = len(self.preset.primes), self.preset.ring_degree
+        elements = (3, 5, 9, 2 * n - 1)  # 5 and -1 are no powers of 3
+        words = np.zeros((len(elements), limbs - 1, 2, limbs, n), dtype=np.uint32)
+        prepared = evaluator.prepare_keys(EvaluationKeys(self.preset, elements, words))
+        assert prepared.index == {1: 0, 2: 2}
+
+    def test_words_of_another_plan_are_refused(self, client: Any, evaluator: Evaluator, keys: Any) -> None:
+        plan, weights = plan_linear(self.preset, 40, 30), np.ones((40, 30), dtype=np.float32)
+        layer = evaluator.encode("layer", plan, weights)
+        short = EncodedLayer("layer", plan, layer.log_weight_scale, layer.words[:, :, :-1])
+        job = Job(keys, self.encrypt(client, fold_input(plan, np.ones(30))))
+        with pytest.raises(ParameterError, match="cannot evaluate layer"):
+            evaluator.evaluate(short, [job])
+
     def test_threads_change_nothing(self, client: Any, evaluator: Evaluator, keys: Any) -> None:
         plan = plan_linear(self.preset, 960, 576)
         weights = np.random.default_rng().normal(size=(960, 576)).astype(np.float32)
