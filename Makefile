@@ -7,7 +7,7 @@ PLAINTEXT ?=
 PROXY_BENCHES := decode prefill concurrency memory overhead calibrate
 LOCAL_BENCHES := plaintext product width
 
-.PHONY: venv demo test test-slow lint bench performance performance-page
+.PHONY: venv clean demo test test-slow lint bench performance performance-page
 
 venv: $(VENV)/.installed
 
@@ -16,6 +16,10 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@
+
+# Compiled kernels do not notice a change in another file than their own.
+clean:
+	find fhe_llm server tests -name "*.nb[ic]" -delete
 
 demo: venv
 	$(BIN)/fhe-llm demo

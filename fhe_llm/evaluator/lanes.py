@@ -68,10 +68,6 @@ def _spread(builder: Any, scalar: Any, vector: Any) -> Any:
     return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), zeros)
 
 
-def _wide(builder: Any, words: Any) -> Any:
-    return builder.zext(words, ir.VectorType(_I64, words.type.count))
-
-
 @intrinsic
 def load(typing_context, array, offset):  # type: ignore[no-untyped-def]
     """Sixteen words of a uint32 array."""
@@ -171,19 +167,6 @@ def high_words(typing_context, evens, odds):  # type: ignore[no-untyped-def]
         return builder.bitcast(builder.or_(_upper(builder, evens), builder.and_(odds, high)), _WORDS_IR)
 
     return words_type(sums_type, sums_type), codegen
-
-
-@intrinsic
-def load_wide(typing_context, array, offset):  # type: ignore[no-untyped-def]
-    """Eight words of a uint32 array, as 64-bit lanes."""
-    contiguous(array)
-
-    def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        vector = ir.VectorType(_I32, SUMS)
-        narrow = builder.load(_address(context, builder, signature.args[0], arguments, vector), align=4)
-        return _wide(builder, narrow)
-
-    return sums_type(array, types.int64), codegen
 
 
 @intrinsic
