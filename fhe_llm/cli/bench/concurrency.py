@@ -52,13 +52,19 @@ class Conversation:
         self._line()
 
     def start(self, tokens: int) -> None:
-        """Let it generate."""
-        assert self._process.stdin is not None  # noqa: S101  it was opened as a pipe
-        self._process.stdin.write(f"{tokens}\n")
-        self._process.stdin.flush()
+        """Let it generate its first token of ``tokens``."""
+        self._tell(str(tokens))
+
+    def wait_first(self) -> None:
+        """Return once the first token is there."""
+        self._line()
+
+    def go_on(self) -> None:
+        """Let it decode the rest."""
+        self._tell("")
 
     def moments(self) -> Moments:
-        """When its tokens came, once they all have."""
+        """When it went on and when each further token came, once they all have."""
         found: Moments = json.loads(self._line())
         return found
 
@@ -73,6 +79,11 @@ class Conversation:
             self._process.wait()
         if self._process.stdout is not None:
             self._process.stdout.close()
+
+    def _tell(self, line: str) -> None:
+        assert self._process.stdin is not None  # noqa: S101  it was opened as a pipe
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
 
     def _line(self) -> str:
         assert self._process.stdout is not None  # noqa: S101  it was opened as a pipe
@@ -139,6 +150,10 @@ def _level(proxy: Served, conversations: Sequence[Conversation], tokens: int, re
     for _ in range(repeats):
         for conversation in conversations:
             conversation.start(tokens)
+        for conversation in conversations:
+            conversation.wait_first()
+        for conversation in conversations:
+            conversation.go_on()
         runs.append([conversation.moments() for conversation in conversations])
     each = [(m[-1] - m[0]) / max(1, len(m) - 1) for run in runs for m in run]
     rates, produced = spread([rate(run) for run in runs]), sum(len(m) for run in runs for m in run)

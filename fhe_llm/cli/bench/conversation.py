@@ -1,8 +1,9 @@
 """One conversation in a process of its own, as another user's would be: told on standard input when to speak.
 
-``python -m fhe_llm.cli.bench.conversation MODEL URL PRESET`` says ``ready`` once it has warmed up; each line it reads
-is a number of tokens, each line it then writes a JSON list with the moment of every token on the system's monotonic
-clock, which all processes of a machine share.
+``python -m fhe_llm.cli.bench.conversation MODEL URL PRESET`` says ``ready`` once it has warmed up. For each number of
+tokens it reads it says ``first`` when the first is there, waits for a line, so that all conversations decode
+together, and then writes a JSON list: the moment it went on and that of every further token, on the system's
+monotonic clock, which all processes of a machine share.
 """
 
 from __future__ import annotations
@@ -27,7 +28,12 @@ def main() -> None:
         _say("ready")
         for line in sys.stdin:
             chunks = llm.stream(SHORT_PROMPT, max_tokens=int(line), temperature=0.0)
-            _say(json.dumps([time.monotonic() for chunk in chunks for _ in chunk.token_ids]))
+            next(chunks)
+            _say("first")
+            sys.stdin.readline()
+            moments = [time.monotonic()]
+            moments += [time.monotonic() for chunk in chunks for _ in chunk.token_ids]
+            _say(json.dumps(moments))
 
 
 def _say(line: str) -> None:
