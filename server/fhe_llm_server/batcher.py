@@ -137,7 +137,7 @@ class Batcher:
             raise
 
     def close(self) -> None:
-        """Refuse new work, fail what waits, finish what runs; returns when the thread has ended."""
+        """Refuse new work, fail what waits, finish what runs; returns when the threads have ended."""
         with self._condition:
             self._closed = True
             waiting = [item for queue in self._sessions.values() for item in queue]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 PATIENCE_JOBS: Final = 64
-"""Jobs that may overtake a round; about half a second on two cores. Bounds the unfairness."""
+"""Jobs that may overtake a round. Bounds the unfairness."""
 ACTIVE_SECONDS: Final = 1.0
 """A session that has not asked for this long is not waited for."""
 WINDOW_SHARE: Final = 0.25

@@ -30,16 +30,16 @@ class Bound:
 
 
 BOUNDS = {
-    "qkv": Bound(26, 192, 168, 30_900, 29_240),
-    "o": Bound(20, 96, 132, 30_900, 29_240),
-    "gate_up": Bound(54, 639, 336, 30_900, 29_240),
-    "down": Bound(38, 384, 240, 30_900, 29_240),
+    "qkv": Bound(23, 144, 150, 30_900, 28_240),
+    "o": Bound(20, 96, 132, 30_900, 28_240),
+    "gate_up": Bound(46, 576, 288, 30_900, 28_240),
+    "down": Bound(34, 288, 216, 30_900, 28_240),
 }
-TOKEN = Bound(4_140, 39_330, 26_280, 3_710_000, 3_510_000)
+TOKEN = Bound(3_690, 33_120, 23_580, 3_710_000, 3_390_000)
 ROUNDS_PER_TOKEN = 120
-KEYS = 54
-KEY_BYTES = 10_100_000
-WEIGHT_BYTES = 1_289_000_000
+KEYS = 51
+KEY_BYTES = 9_510_000
+WEIGHT_BYTES = 1_085_276_160
 
 
 def frame_bytes(shape: tuple[int, int]) -> tuple[int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fhe_llm.errors import ParameterError
@@ -79,6 +79,8 @@ def test_all_plans_of_smollm2_share_the_keys_of_single_tokens() -> None:
 
 
 @settings(max_examples=60, deadline=None)
+@example((3072, 576), 13)
+@example((3072, 576), 14)
 @given(st.sampled_from(SMOLLM2), st.integers(0, 300))
 def test_tokens_are_split_without_loss(shape: tuple[int, int], count: int) -> None:
     single, groups = plan_linear(DEFAULT, *shape), packed_plans(DEFAULT, *shape)
@@ -88,7 +90,7 @@ def test_tokens_are_split_without_loss(shape: tuple[int, int], count: int) -> No
     assert all(n > 0 for _, n in parts)
     if count <= 3:
         assert all(plan == single for plan, _ in parts)
-    if count >= 12:
+    if count >= 14:  # the widest layer breaks even between 13 and 14 tokens, the others at ten or eleven
         assert isinstance(parts[0][0], PackedPlan)
 
 
