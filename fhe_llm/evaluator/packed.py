@@ -23,7 +23,7 @@ from fhe_llm.evaluator.rns import ring_tables
 from fhe_llm.params import Preset
 
 GROUPS_PER_PASS: Final = 2
-"""Groups of tokens that share one encoding of the weights; bounds their rotated inputs (25 MB each at 1536 features)."""
+"""Groups of tokens that share one encoding of the weights; bounds their rotated inputs (25 MB each, 1536 features)."""
 LINE_WORDS: Final = 16
 SHARES: Final = 6
 """Shares of a phase for each thread."""
