@@ -144,8 +144,10 @@ class SecretEngine:
     def _exclusive(self) -> Iterator[None]:
         """One caller at a time. In a forked child: a lock nobody holds, and scratch files the parent does not share."""
         if self._process != os.getpid():
-            self._lock, self._process = threading.RLock(), os.getpid()
+            # new containers before the process is known: the parent's are shared memory
             self._words = SealWords(self._context, self.preset)
+            self._lock = threading.RLock()
+            self._process = os.getpid()
         with self._lock:
             yield
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections import deque
@@ -24,9 +25,9 @@ class ZeroPool(Generic[T]):
 
     def take(self) -> T:
         """An item nobody else gets; made on the spot where none is ready."""
-        with self._held():
-            if self._ready:
-                return self._ready.popleft()
+        # empty at first, or emptied by a thread that noticed the same fork
+        with self._held(), contextlib.suppress(IndexError):
+            return self._ready.popleft()
         return self._make()
 
     def prepare(self, count: int) -> None:
@@ -51,6 +52,8 @@ class ZeroPool(Generic[T]):
     def _held(self) -> threading.Lock:
         """The lock, after noticing a fork: the parent may hand out what this copy holds."""
         if self._process != os.getpid():
-            self._lock, self._process = threading.Lock(), os.getpid()
+            # emptied before the process is known: a second thread of the child must not find the parent's items
             self._ready = deque()
+            self._lock = threading.Lock()
+            self._process = os.getpid()
         return self._lock

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,13 +105,15 @@ class CpuEvaluator:
             self._active += 1
             helpers = max(0, self.threads - self._active)
             arena = self._arenas.pop() if self._arenas else Arena()
+        others: list[Future[None]] = []
         try:
             work = self._round(layer, jobs, arena)
-            others = [self._pool.submit(self._run, work) for _ in range(helpers)]
+            for _ in range(helpers):
+                others.append(self._pool.submit(self._run, work))
             self._run(work)
-            # a thread that has not begun would find nothing to do, and keep the arrays until it did
-            wait(other for other in others if not other.cancel())
         finally:
+            # a thread that has not begun would find nothing to do; one that has still writes to the arena
+            wait(other for other in others if not other.cancel())
             with self._lock:
                 self._active -= 1
                 arena.clear()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future, wait
 from contextlib import contextmanager
 from math import prod
 from time import perf_counter
@@ -188,11 +188,16 @@ class PackedEngine:
                     return
                 work(first, min(first + size, count))
 
-        others = [self._pool.submit(take_shares) for _ in range(self._threads - 1)]
-        take_shares()
-        for other in others:
-            if not other.cancel():
-                other.result()
+        others: list[Future[None]] = []
+        try:
+            for _ in range(self._threads - 1):
+                others.append(self._pool.submit(take_shares))
+            take_shares()
+        finally:
+            begun = [other for other in others if not other.cancel()]
+            wait(begun)  # they write to arrays that the caller gives up
+        for other in begun:
+            other.result()
 
 
 class _Arena:

@@ -263,8 +263,9 @@ class Batcher:
         with self._condition:
             for part in batch:
                 self._steps.answered(part.waiting.session, part.waiting.place, now)
+            served = {part.waiting.session for part in batch}
             for item in (item for queue in self._sessions.values() for item in queue):
-                if item.enqueued <= started:
+                if item.enqueued <= started and item.session not in served:
                     item.overtaken += max(len(jobs), (now - started) / self._seconds_per_step)
             position = 0
             for part in batch:

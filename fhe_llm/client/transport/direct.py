@@ -76,7 +76,9 @@ class DirectConnection:
         """Whether bytes of an answer are there; costs a microsecond."""
         if self._messages or (isinstance(self._stream, ssl.SSLSocket) and self._stream.pending()):
             return True
-        return bool(select.select([self._stream], [], [], 0)[0])
+        ready = select.poll()  # select() takes no descriptor past 1023
+        ready.register(self._stream, select.POLLIN)
+        return bool(ready.poll(0))
 
     def receive(self, *, seconds: float) -> str | bytes:
         """The next message; raises ``ConnectionClosed`` where there will be none."""
