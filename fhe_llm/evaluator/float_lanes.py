@@ -15,7 +15,7 @@ from fhe_llm.evaluator.views import contiguous, intrinsic
 FLOATS: Final = 8
 """Lanes of a vector of doubles."""
 
-_DOUBLE, _I32, _I64 = ir.DoubleType(), ir.IntType(32), ir.IntType(64)
+_DOUBLE, _I32 = ir.DoubleType(), ir.IntType(32)
 _FLOATS_IR = ir.VectorType(_DOUBLE, FLOATS)
 
 

@@ -69,11 +69,6 @@ def compare_product(preset: Preset, rows: int, columns: int, repeats: int, threa
     }
 
 
-def default_threads() -> int:
-    """One thread per usable core."""
-    return usable_cores()
-
-
 def prepare(ring: KeyRing, weights: NDArray[np.float32], threads: int) -> Parts:
     """Plan, keys and encoded weights for one matrix."""
     plan = plan_linear(ring.preset, *weights.shape)
