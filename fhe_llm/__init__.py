@@ -10,41 +10,52 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fhe_llm.answer import Answer, Chunk
+    from fhe_llm.client.ask import AskOptions
+    from fhe_llm.client.conversation import ModelInfo
     from fhe_llm.client.keys import KeyRing
     from fhe_llm.client.prefix_cache import PrefixCache
     from fhe_llm.client.sampling import SamplingParams
     from fhe_llm.client.speculation import SpeculationSettings
     from fhe_llm.errors import FheLlmError
     from fhe_llm.llm import EncryptedLLM
+    from fhe_llm.models.tools import Tool, ToolCall
     from fhe_llm.params import PRESETS, Preset
     from fhe_llm.receipt import PrivacyReceipt
 
 _HOMES = {
     "PRESETS": "params",
     "Answer": "answer",
+    "AskOptions": "client.ask",
     "Chunk": "answer",
     "EncryptedLLM": "llm",
     "FheLlmError": "errors",
     "KeyRing": "client.keys",
+    "ModelInfo": "client.conversation",
     "PrefixCache": "client.prefix_cache",
     "Preset": "params",
     "PrivacyReceipt": "receipt",
     "SamplingParams": "client.sampling",
     "SpeculationSettings": "client.speculation",
+    "Tool": "models.tools",
+    "ToolCall": "models.tools",
 }
 
 __all__ = [
     "PRESETS",
     "Answer",
+    "AskOptions",
     "Chunk",
     "EncryptedLLM",
     "FheLlmError",
     "KeyRing",
+    "ModelInfo",
     "PrefixCache",
     "Preset",
     "PrivacyReceipt",
     "SamplingParams",
     "SpeculationSettings",
+    "Tool",
+    "ToolCall",
 ]
 
 

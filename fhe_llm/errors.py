@@ -14,7 +14,7 @@
     ├── ReplyError                 bad_reply             the proxy's answer fails validation
     ├── TransportError             proxy_unreachable     the proxy is down or went away
     ├── ProxyError                 (the proxy's own)     the proxy refused the request and said why
-    ├── RequestError               request_refused       settings that make no sense (client/sampling.py)
+    ├── RequestError               request_refused       settings or messages that make no sense
     ├── MissingRotationKeyError    missing_rotation_key  keys lack a rotation (evaluator/contract.py)
     └── ProxyStartError            proxy_failed          a proxy of our own did not start (cli/proxy_process.py)
 
@@ -105,3 +105,9 @@ class ProxyError(FheLlmError):
         super().__init__(message)
         self.proxy_code = proxy_code
         self.status = status
+
+
+class RequestError(FheLlmError, ValueError):
+    """Settings or messages of a generation that make no sense; refused before anything is sent."""
+
+    code = "request_refused"

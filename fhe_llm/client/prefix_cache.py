@@ -23,8 +23,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from fhe_llm.client.keyfile import KeyPayload, read_key_file, write_key_file
 from fhe_llm.client.prefix_store import BlockStore, DiskStore, MemoryStore, locked
-from fhe_llm.client.sampling import RequestError
-from fhe_llm.errors import KeyRingError, WrongPassphraseError
+from fhe_llm.errors import KeyRingError, RequestError, WrongPassphraseError
 from fhe_llm.models.kv_cache import KVCache
 from fhe_llm.models.steps import Floats
 
