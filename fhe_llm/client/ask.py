@@ -86,7 +86,10 @@ class Ask:
         messages = cast(Sequence[Message], self.prompt)
         tools = self.tools.tools if self.tools else ()
         if not template_takes_tools:
-            messages, tools = without_tool_roles(messages, tools), ()
+            messages = without_tool_roles(
+                messages, tools, examples=bool(self.tools and self.tools.choice == "auto")
+            )
+            tools = ()
         if described := described_schema(self.response_format):
             messages = with_system_text(messages, described)
         return messages, [tool.to_dict() for tool in tools]
