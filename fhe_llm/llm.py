@@ -120,6 +120,11 @@ class EncryptedLLM:
             self._sync = transport
 
     @property
+    def model(self) -> str:
+        """The model's name at the proxy."""
+        return self._settings.model
+
+    @property
     def key_ring(self) -> KeyRing:
         """The key in use; a fresh one where this object makes its own and has none, or has retired it."""
         return self._current_key().ring

@@ -95,6 +95,11 @@ class Ask:
         return messages, [tool.to_dict() for tool in tools]
 
 
+def check_options(options: AskOptions) -> None:
+    """Raise :class:`RequestError` for options that make no sense with any prompt; nothing is sent."""
+    Ask.of([{"role": "user", "content": ""}], options)
+
+
 def described_schema(response_format: ResponseFormat | None) -> str:
     """What the model is told of a schema: nothing where it describes no field, since the grammar supplies the names."""
     schema = schema_of(response_format)
