@@ -66,7 +66,8 @@ class EncryptedLLM:
 
     ``prefix_cache`` "auto" keeps the KV entries of prompts and answers in memory, at most 256 MiB, as long as this
     object is open: a system prompt or an earlier turn of a chat is run once, and the proxy sees the length of what is
-    new. Users who must not learn of each other need objects of their own. :class:`PrefixCache` keeps them on disk.
+    new. Users who must not learn of each other need objects of their own. :class:`PrefixCache` keeps them on disk. What
+    came from one proxy is never used with another: entries are bound to ``base_url``, or to a transport's ``address``.
 
     ``speculation`` "auto" guesses tokens that earlier text suggests and checks them in one pass where passes so far
     show that this pays; it changes no token, but the proxy sees how many were guessed. ``draft_model`` names a small
@@ -95,11 +96,10 @@ class EncryptedLLM:
         :class:`ParameterError` (preset), :class:`RequestError`, and what :meth:`KeyRing.load` raises."""
         _check_patience(timeout, max_retries)
         self._endpoint = Endpoint(base_url, api_key, read_seconds=timeout, websocket=transport != "http")
-        self._given = not isinstance(transport, str)
-        if isinstance(transport, str) and transport not in ("auto", "http"):
-            raise RequestError(f"cannot use transport {transport!r}: it is not known. Use 'auto' or 'http'.")
+        self._given = _given(transport)
         self._settings = Settings(
             model=model,
+            proxy=getattr(transport, "address", self._endpoint.address),
             cache=cache_root(Path(cache_dir) if cache_dir is not None else None),
             patience=Patience(attempts=max_retries + 1),
             progress=progress or progress_bars.bar(),
@@ -292,6 +292,13 @@ def _ring(keys: KeyRing | str | Path, passphrase: str | None) -> KeyRing:
 def _check_patience(timeout: float, max_retries: int) -> None:
     if not (timeout > 0 and max_retries >= 0):
         raise RequestError("cannot use the timeout or max_retries: they must not be negative. Change them.")
+
+
+def _given(transport: object) -> bool:
+    """Whether it is one of the caller's, not a name of ours."""
+    if isinstance(transport, str) and transport not in ("auto", "http"):
+        raise RequestError(f"cannot use transport {transport!r}: it is not known. Use 'auto' or 'http'.")
+    return not isinstance(transport, str)
 
 
 def _prefix_cache(given: object) -> PrefixCache | None:

@@ -97,6 +97,12 @@ def test_generate_keeps_prefixes_in_a_folder(
     assert "cannot load the key" in refused.stderr
 
 
+def test_generate_keeps_prefixes_of_proxies_of_its_own(tiny_model_path: Path, tmp_path: Path) -> None:
+    asked = ["generate", "--model", str(tiny_model_path), "--max-tokens", "1", "--prefix-cache"]
+    first, second = (ok(*asked, str(tmp_path / "prefixes"), PROMPT) for _ in range(2))
+    assert first["cached_tokens"] == 0 < second["cached_tokens"]
+
+
 def test_generate_guesses_ahead_where_told(proxy: ProxyProcess, tiny_model_path: Path) -> None:
     plain = ok(*ask(proxy, "--max-tokens", "9", "--max-draft", "0", PROMPT))
     model = ["--draft-model", str(tiny_model_path)]

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from relay import Relay
 from tiny_model import LONG, PROMPT, write_tiny_gguf
 
 from fhe_llm import EncryptedLLM, PrefixCache, SpeculationSettings
 from fhe_llm.cli.proxy_process import ProxyProcess
+from fhe_llm.client.transport import Endpoint, HttpTransport
 
 
 @pytest.mark.parametrize(
@@ -91,3 +93,15 @@ def test_a_chat_runs_earlier_turns_once(proxy: ProxyProcess, cache: Path) -> Non
         assert second.token_ids == forgetful.chat(later, max_tokens=6).token_ids
         client.close()
         assert client.chat(later, max_tokens=1).cached_tokens == 0  # closing forgot what was said
+
+
+def test_what_came_from_one_proxy_is_not_used_with_another(proxy: ProxyProcess, cache: Path) -> None:
+    kept = PrefixCache()
+    with Relay(proxy.base_url) as other:  # the same proxy, but who could tell
+        for url, cached in ((proxy.base_url, False), (other.url, False), (proxy.base_url + "/", True)):
+            with EncryptedLLM("tiny", url, cache_dir=cache, prefix_cache=kept) as client:
+                assert bool(client.generate(LONG, max_tokens=1).cached_tokens) == cached
+        transport = HttpTransport(Endpoint(other.url))
+        with EncryptedLLM("tiny", transport=transport, cache_dir=cache, prefix_cache=kept) as client:
+            assert client.generate(LONG, max_tokens=1).cached_tokens
+        transport.close()

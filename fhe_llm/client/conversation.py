@@ -82,10 +82,11 @@ class Connected:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What stays the same over all conversations of one client."""
+    """What stays the same over all conversations of one client. ``proxy`` is the address it talks to."""
 
     model: str
     cache: Path
+    proxy: str = ""
     patience: Patience = field(default_factory=Patience)
     progress: Progress = silent
     prefix_cache: PrefixCache | None = None
@@ -199,7 +200,7 @@ def _watched(routine: Routine[Floats], prefix: PrefixScope | None) -> Routine[Fl
 
 
 def prefix_scope(connected: Connected, cipher: Cipher, settings: Settings) -> PrefixScope | None:
-    """The cached prefixes that fit: of this model, bundle and precision."""
+    """The cached prefixes that fit: of this model, bundle and precision, and from this proxy."""
     if settings.prefix_cache is None:
         return None
     config = connected.half.config
@@ -208,6 +209,7 @@ def prefix_scope(connected: Connected, cipher: Cipher, settings: Settings) -> Pr
         model=connected.model.model_digest,
         bundle=connected.fetched.bundle.digest,
         preset=cipher.preset.name,
+        proxy=settings.proxy,
     )
 
 

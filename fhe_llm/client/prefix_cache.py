@@ -58,8 +58,10 @@ class PrefixCache:
         passphrase: str | None = None,
         max_bytes: int = DEFAULT_MAX_BYTES,
         ttl: float = DEFAULT_TTL,
+        proxy: str | None = None,
     ) -> None:
-        """``max_bytes`` bounds what is kept (least recently used goes first), ``ttl`` its age in seconds.
+        """``max_bytes`` bounds what is kept (least recently used goes first), ``ttl`` its age in seconds. Entries are
+        bound to the address of the proxy they came from, or to the name ``proxy`` where its address changes.
 
         Raises :class:`RequestError` for bad settings, :class:`WrongPassphraseError`, and :class:`KeyRingError` where
         others can read the cache's key.
@@ -73,6 +75,7 @@ class PrefixCache:
                 "cannot make the prefix cache: a passphrase needs a directory. Pass both or neither."
             )
         self.directory: Path | None = None
+        self._identity = {} if proxy is None else {"proxy": proxy}
         self._store: BlockStore = MemoryStore(max_bytes, ttl)
         secret = os.urandom(_SECRET_BYTES)
         if directory is not None:
@@ -87,8 +90,9 @@ class PrefixCache:
 
     def scope(self, kv_layout: Sequence[int], **identity: str) -> PrefixScope:
         """The part of the cache that belongs to one model: ``identity`` is whatever makes entries exchangeable
-        (digests, preset), ``kv_layout`` is (layers, KV heads, head width)."""
-        bound = json.dumps([FORMAT, FIRST_BLOCK, BLOCK, list(kv_layout), identity], sort_keys=True)
+        (digests, preset, proxy), ``kv_layout`` is (layers, KV heads, head width)."""
+        same = identity | self._identity
+        bound = json.dumps([FORMAT, FIRST_BLOCK, BLOCK, list(kv_layout), same], sort_keys=True)
         return PrefixScope(self._store, self._names, bound.encode(), (2, *kv_layout[:2]), kv_layout[2])
 
     def clear(self) -> None:

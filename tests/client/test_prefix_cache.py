@@ -24,10 +24,11 @@ from fhe_llm.errors import KeyRingError, WrongPassphraseError
 from fhe_llm.models.kv_cache import KVCache
 
 LAYOUT = (2, 3, 4)
+IDENTITY = {"model": "m", "bundle": "b", "preset": "default", "proxy": "http://p"}
 
 
 def scope(cache: PrefixCache, **identity: str) -> PrefixScope:
-    return cache.scope(LAYOUT, **({"model": "m", "bundle": "b", "preset": "default"} | identity))
+    return cache.scope(LAYOUT, **(IDENTITY | identity))
 
 
 def filled(ids: Sequence[int]) -> KVCache:
@@ -83,20 +84,21 @@ class Contract:
             scope(cache).store(ids, filled(ids))
             assert loaded(scope(cache), [*ids, 1]) == 0
 
-    @pytest.mark.parametrize("other", [{"model": "n"}, {"bundle": "c"}, {"preset": "wide"}])
-    def test_another_model_bundle_or_preset_is_another_cache(
+    @pytest.mark.parametrize("other", [{name: "another"} for name in IDENTITY])
+    def test_another_model_bundle_preset_or_proxy_is_another_cache(
         self, tmp_path: Path, other: dict[str, str]
     ) -> None:
         ids = list(range(40))
         with self.make(tmp_path) as cache:
             scope(cache).store(ids, filled(ids))
             assert loaded(scope(cache, **other), ids) == 0
-            assert (
-                cache.scope((3, 2, 4), model="m", bundle="b", preset="default").load(
-                    ids, KVCache(3, 2, 4, 100)
-                )
-                == 0
-            )
+            assert cache.scope((3, 2, 4), **IDENTITY).load(ids, KVCache(3, 2, 4, 100)) == 0
+
+    def test_a_named_proxy_may_change_its_address(self, tmp_path: Path) -> None:
+        ids = list(range(40))
+        with self.make(tmp_path, proxy="ours") as cache:
+            scope(cache).store(ids, filled(ids))
+            assert loaded(scope(cache, proxy="http://p:2"), [*ids, 1]) == 40
 
     def test_clear_forgets(self, tmp_path: Path) -> None:
         ids = list(range(40))

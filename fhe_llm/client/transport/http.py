@@ -70,9 +70,14 @@ class Endpoint:
         return {} if self.api_key is None else {"authorization": f"Bearer {self.api_key}"}
 
     @property
+    def address(self) -> str:
+        """The proxy's URL as httpx spells it: lower case, no default port, no slash at the end."""
+        return str(self._url).rstrip("/")
+
+    @property
     def socket_url(self) -> str:
         """The WebSocket address of the evaluate route."""
-        return "ws" + str(self._url)[len("http") :].rstrip("/") + _EVALUATE
+        return "ws" + self.address[len("http") :] + _EVALUATE
 
     @property
     def timeout(self) -> httpx.Timeout:
@@ -84,6 +89,7 @@ class HttpTransport:
     """Blocking transport. Threads may share it: one at a time uses the WebSocket, the others POST."""
 
     def __init__(self, endpoint: Endpoint) -> None:
+        self.address = endpoint.address
         self._client = httpx.Client(
             base_url=endpoint.base_url.rstrip("/"),
             headers={**endpoint.headers, "accept-encoding": "identity"},
@@ -145,6 +151,7 @@ class AsyncHttpTransport:
     """The same for asyncio; tasks may share it."""
 
     def __init__(self, endpoint: Endpoint) -> None:
+        self.address = endpoint.address
         self._client = httpx.AsyncClient(
             base_url=endpoint.base_url.rstrip("/"),
             headers={**endpoint.headers, "accept-encoding": "identity"},
