@@ -71,3 +71,37 @@ def test_a_spoilt_reply_empties_the_prefix_cache(proxy: ProxyProcess, cache: Pat
             client.generate(LONG, max_tokens=8)
         assert client.generate(LONG, max_tokens=1).cached_tokens == 0
     inner.close()
+
+
+def test_a_running_answer_does_not_refill_the_prefix_cache(proxy: ProxyProcess, cache: Path) -> None:
+    inner, kept = HttpTransport(Endpoint(proxy.base_url)), PrefixCache()
+    with (
+        EncryptedLLM("tiny", transport=inner, cache_dir=cache, prefix_cache=kept) as running,
+        EncryptedLLM("tiny", transport=Corrupting(inner), cache_dir=cache, prefix_cache=kept) as other,
+    ):
+        stream = running.stream(LONG, max_tokens=8)
+        next(stream)
+        with pytest.raises(ReplyError):
+            other.generate(LONG, max_tokens=8)
+        assert list(stream)[-1].answer
+        assert running.generate(LONG, max_tokens=1).cached_tokens == 0
+    inner.close()
+
+
+def test_a_key_retired_elsewhere_empties_the_prefix_cache(proxy: ProxyProcess, cache: Path) -> None:
+    inner, ring = HttpTransport(Endpoint(proxy.base_url)), KeyRing.generate()
+    kept = PrefixCache()
+    with (
+        EncryptedLLM("tiny", transport=inner, keys=ring, cache_dir=cache, prefix_cache=kept) as running,
+        EncryptedLLM("tiny", transport=Corrupting(inner), keys=ring, cache_dir=cache) as other,
+    ):
+        running.generate(LONG, max_tokens=1)
+        stream = running.stream(PROMPT, max_tokens=8)
+        next(stream)
+        with pytest.raises(ReplyError):
+            other.generate(PROMPT, max_tokens=8)
+        with pytest.raises(RetiredKeyError):
+            list(stream)
+    with EncryptedLLM("tiny", transport=inner, cache_dir=cache, prefix_cache=kept) as anew:
+        assert anew.generate(LONG, max_tokens=1).cached_tokens == 0
+    inner.close()

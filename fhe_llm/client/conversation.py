@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from fhe_llm.answer import Answer, AnswerTimings, Chunk, Decoding, Phases
 from fhe_llm.client.bundles import FetchedBundle, fetch_bundle
@@ -23,13 +23,14 @@ from fhe_llm.client.session import Session, SessionOptions, SessionStats
 from fhe_llm.client.speculation import Drafter, PassCosts, PromptLookup, SpeculationSettings, Speculator
 from fhe_llm.client.transport import Patience, list_models
 from fhe_llm.client.transport.operations import Routine
-from fhe_llm.errors import ModelError, ReplyError
+from fhe_llm.errors import ModelError, ReplyError, RetiredKeyError
 from fhe_llm.models.chat_template import ChatTemplate, Message
 from fhe_llm.models.registry import ClientHalf, client_half
-from fhe_llm.models.steps import Floats
 from fhe_llm.models.tokenizer import IncrementalDecoder, TextTokenizer
 from fhe_llm.progress import Progress, silent
 from fhe_llm.receipt import PrivacyReceipt
+
+R = TypeVar("R")
 
 Prompt: TypeAlias = str | Sequence[Message]
 """Text to continue, or the messages of a chat."""
@@ -156,7 +157,7 @@ def converse(connected: Connected, cipher: Cipher, ask: Ask, settings: Settings)
     task = make_task(connected, ask, settings, prefix)
     options = SessionOptions(patience=settings.patience, progress=settings.progress)
     session = Session(cipher, connected.model, connected.limits, options)
-    yield session.open()
+    yield _watched(session.open(), prefix)
     steps, reply, first, prompt_rounds = generate(task), None, None, 0
     try:
         while True:
@@ -168,11 +169,6 @@ def converse(connected: Connected, cipher: Cipher, ask: Ask, settings: Settings)
             reply = None if isinstance(step, Piece) else (yield _watched(session.linear(step), prefix))
     except StopIteration as stop:
         outcome: Outcome = stop.value
-    except ReplyError as error:
-        cipher.retire(f"a reply failed its checks: {error}")
-        if prefix:
-            prefix.distrust()
-        raise
     finally:
         steps.close()
         session.close()
@@ -189,11 +185,14 @@ def converse(connected: Connected, cipher: Cipher, ask: Ask, settings: Settings)
     yield Chunk(outcome.last.text, outcome.last.token_ids, answer)
 
 
-def _watched(routine: Routine[Floats], prefix: PrefixScope | None) -> Routine[Floats]:
-    """The same routine; its driver, not the conversation, sees it fail."""
+def _watched(routine: Routine[R], prefix: PrefixScope | None) -> Routine[R]:
+    """The same routine; its driver, not the conversation, sees it fail.
+
+    A key that is retired was retired by a reply that failed its checks, in this conversation or in another.
+    """
     try:
         return (yield from routine)
-    except ReplyError:
+    except (ReplyError, RetiredKeyError):
         if prefix:
             prefix.distrust()
         raise

@@ -96,7 +96,7 @@ class PrefixCache:
         return PrefixScope(self._store, self._names, bound.encode(), (2, *kv_layout[:2]), kv_layout[2])
 
     def clear(self) -> None:
-        """Forget everything, on disk too."""
+        """Forget everything, on disk too, and keep nothing of conversations that are running."""
         self._store.clear()
 
     def close(self) -> None:
@@ -119,7 +119,7 @@ class PrefixCache:
 
 
 class PrefixScope:
-    """The cached prefixes of one model; made by :meth:`PrefixCache.scope`."""
+    """The cached prefixes of one model, for one conversation; made by :meth:`PrefixCache.scope`."""
 
     def __init__(
         self, store: BlockStore, key: bytes, bound: bytes, lead: tuple[int, ...], width: int
@@ -127,7 +127,7 @@ class PrefixScope:
         """``lead`` is (2, layers, KV heads), ``width`` the head's."""
         self._store, self._key, self._bound = store, key, bound
         self._lead, self._width = lead, width
-        self._distrusted = False
+        self._epoch = store.epoch()
 
     def load(self, ids: Sequence[int], cache: KVCache) -> int:
         """Fill the empty ``cache`` with the longest known prefix of ``ids``, but its last token; returns its length.
@@ -154,21 +154,18 @@ class PrefixScope:
 
     def store(self, ids: Sequence[int], cache: KVCache) -> None:
         """Keep the blocks of ``ids`` that ``cache`` has computed and the store lacks; the tail of a block is not
-        kept."""
-        if self._distrusted:
-            return
+        kept, and nothing where the store was cleared since this conversation began."""
         fresh = [
             (name, cache.span(start, stop).astype("<f4", copy=False).tobytes())
             for start, stop, name in self._blocks(ids, cache.length)
             if not self._store.has(name)
         ]
         if fresh:
-            self._store.put(fresh[::-1])
+            self._store.put(fresh[::-1], self._epoch)
 
     def distrust(self) -> None:
-        """A reply was spoilt: forget everything, also what this generation would store. Whoever spoilt it may have
-        spoilt earlier ones unnoticed."""
-        self._distrusted = True
+        """A reply was spoilt: forget everything, also what this and all other running conversations would store.
+        Whoever spoilt it may have spoilt others unnoticed."""
         self._store.clear()
 
     def _blocks(self, ids: Sequence[int], most: int) -> Iterator[tuple[int, int, bytes]]:
