@@ -20,8 +20,10 @@ from fhe_llm.models.registry import client_half
 from fhe_llm.models.resolve import open_model, resolve
 from fhe_llm.models.tokenizer import IncrementalDecoder, TextTokenizer
 
-# how long an example takes says something about the machine, not about the code
-hypothesis.settings.register_profile("fhe-llm", deadline=None)
+# how long an example takes, or making one, says something about the machine, not about the code
+hypothesis.settings.register_profile(
+    "fhe-llm", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("fhe-llm")
 
 
