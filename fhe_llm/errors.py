@@ -14,6 +14,7 @@
     ├── FrameError                 bad_frame             bytes that are not one of our frames
     ├── ReplyError                 bad_reply             the proxy's answer fails validation
     ├── TransportError             proxy_unreachable     the proxy is down or went away
+    │   └── ProxyTimeoutError      proxy_timeout         the proxy did not answer in time
     ├── ProxyError                 (the proxy's own)     the proxy refused the request and said why
     ├── RequestError               request_refused       settings or messages that make no sense
     ├── MissingRotationKeyError    missing_rotation_key  keys lack a rotation (evaluator/contract.py)
@@ -104,7 +105,7 @@ class TransportError(FheLlmError, ConnectionError):
 
 
 class ProxyTimeoutError(TransportError):
-    """The proxy is there and did not answer in time."""
+    """The proxy did not answer in time, however often it was asked."""
 
     code = "proxy_timeout"
 

@@ -7,15 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fhe_llm import AnswerCache
 from langchain_core.caches import RETURN_VAL_TYPE, BaseCache
-from langchain_core.load import dumps, loads
-from langchain_core.messages import AIMessage, AIMessageChunk
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, Generation, GenerationChunk
+from langchain_core.messages import message_to_dict, messages_from_dict
+from langchain_core.outputs import ChatGeneration, Generation
 from langchain_core.runnables import run_in_executor
 
-_KINDS = (Generation, GenerationChunk, ChatGeneration, ChatGenerationChunk, AIMessage, AIMessageChunk)
-"""The only classes that an entry may become."""
+from fhe_llm import AnswerCache
 
 
 class EncryptedCache(BaseCache):
@@ -36,13 +33,13 @@ class EncryptedCache(BaseCache):
         if found is None:
             return None
         try:
-            return [loads(text, allowed_objects=_KINDS) for text in json.loads(found)]
-        except (ValueError, TypeError, NotImplementedError):  # an entry of another version of LangChain
+            return [_revived(entry) for entry in json.loads(found)]
+        except (ValueError, TypeError, KeyError):  # an entry of another version
             return None
 
     def update(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
         """Keep the answers to ``prompt``."""
-        self._answers.put(json.dumps([dumps(generation) for generation in return_val]), prompt, llm_string)
+        self._answers.put(json.dumps([_plain(generation) for generation in return_val]), prompt, llm_string)
 
     def clear(self, **kwargs: Any) -> None:  # noqa: ARG002  LangChain's signature
         """Forget everything in the directory."""
@@ -66,3 +63,17 @@ class EncryptedCache(BaseCache):
 
     def __repr__(self) -> str:
         return f"EncryptedCache({str(self._answers.directory)!r})"
+
+
+def _plain(generation: Generation) -> dict[str, Any]:
+    entry: dict[str, Any] = {"text": generation.text, "info": generation.generation_info}
+    if isinstance(generation, ChatGeneration):
+        entry["message"] = message_to_dict(generation.message)
+    return entry
+
+
+def _revived(entry: dict[str, Any]) -> Generation:
+    if "message" not in entry:
+        return Generation(text=entry["text"], generation_info=entry["info"])
+    (message,) = messages_from_dict([entry["message"]])
+    return ChatGeneration(message=message, generation_info=entry["info"])

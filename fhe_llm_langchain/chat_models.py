@@ -1,4 +1,4 @@
-"""``ChatEncrypted``: a LangChain chat model that runs on somebody else's machine, without that machine reading along."""
+"""``ChatEncrypted``: a LangChain chat model on somebody else's machine that this machine cannot listen to."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, closing
 from typing import Any, Final
 
-from fhe_llm import Answer
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput, ModelProfile
 from langchain_core.language_models.base import LangSmithParams
@@ -16,6 +15,7 @@ from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
+from fhe_llm import Answer
 from fhe_llm_langchain.connection import EncryptedModel
 from fhe_llm_langchain.errors import langchain_errors
 from fhe_llm_langchain.messages import to_chunk, to_dicts, to_message, usage
@@ -57,7 +57,9 @@ class ChatEncrypted(EncryptedModel, BaseChatModel):
         given = {name: value for name, value in options.items() if value is not None}
         with langchain_errors():
             self._ask_options(None, kwargs)
-        return self.bind(tools=[convert_to_openai_tool(tool, strict=strict) for tool in tools], **given, **kwargs)
+        return self.bind(
+            tools=[convert_to_openai_tool(tool, strict=strict) for tool in tools], **given, **kwargs
+        )
 
     def with_structured_output(
         self,
@@ -187,21 +189,6 @@ class ChatEncrypted(EncryptedModel, BaseChatModel):
     @property
     def _llm_type(self) -> str:
         return "fhe-llm-chat"
-
-    @classmethod
-    def is_lc_serializable(cls) -> bool:
-        """Settings can be serialised; keys never are, a loaded model makes its own."""
-        return True
-
-    @classmethod
-    def get_lc_namespace(cls) -> list[str]:
-        """Where LangChain finds the class."""
-        return ["fhe_llm_langchain", "chat_models"]
-
-    @property
-    def lc_secrets(self) -> dict[str, str]:
-        """Serialised as the name of an environment variable."""
-        return {"api_key": "FHE_LLM_API_KEY"}
 
 
 def _result(answer: Answer) -> ChatResult:

@@ -8,14 +8,14 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from typing import Any, Final, Self, TypeVar
 
-import fhe_llm
-from fhe_llm import DEFAULT_URL, AskOptions, ModelInfo, check_options
-from fhe_llm.errors import RequestError
 from langchain_core.caches import BaseCache
 from langchain_core.utils.utils import from_env, secret_from_env
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr, SecretStr
 from pydantic.fields import FieldInfo
 
+import fhe_llm
+from fhe_llm import DEFAULT_URL, AskOptions, ModelInfo, check_options
+from fhe_llm.errors import RequestError
 from fhe_llm_langchain.errors import langchain_errors
 from fhe_llm_langchain.tracing import refuse_tracing
 
@@ -43,7 +43,7 @@ class EncryptedModel(BaseModel):
     base_url: str = Field(default_factory=from_env("FHE_LLM_BASE_URL", default=DEFAULT_URL))
     """Where the proxy listens; the environment's ``FHE_LLM_BASE_URL`` if not given."""
     api_key: SecretStr | None = Field(default_factory=secret_from_env("FHE_LLM_API_KEY", default=None))
-    """The proxy's API key; the environment's ``FHE_LLM_API_KEY`` if not given. It opens the door, it decrypts nothing."""
+    """The proxy's API key; the environment's ``FHE_LLM_API_KEY`` if not given. It decrypts nothing."""
     temperature: float = 0.0
     max_tokens: int = 256
     top_p: float = 1.0
@@ -71,7 +71,7 @@ class EncryptedModel(BaseModel):
     def __init__(self, **settings: Any) -> None:
         """Raises LangChain's ``ModelInvalidRequestError`` for a name or value that makes no sense; no network."""
         with langchain_errors():
-            only = {name: settings.pop(name) for name in _CLIENT_ONLY if name in settings}
+            only: dict[str, Any] = {name: settings.pop(name) for name in _CLIENT_ONLY if name in settings}
             _refuse_unknown(type(self), settings)
             super().__init__(**settings)
             refuse_tracing(self.allow_tracing)
@@ -147,7 +147,9 @@ class EncryptedModel(BaseModel):
             "draft_model": self.draft_model,
         }
 
-    def _call(self, stop: list[str] | None, kwargs: dict[str, Any]) -> tuple[fhe_llm.EncryptedLLM, AskOptions]:
+    def _call(
+        self, stop: list[str] | None, kwargs: dict[str, Any]
+    ) -> tuple[fhe_llm.EncryptedLLM, AskOptions]:
         """The client and the options of one call."""
         return self._clients.of(kwargs.get("model") or self.model), self._ask_options(stop, kwargs)
 
@@ -168,7 +170,9 @@ class Clients:
         """Makes the first client's checks now. Raises what :class:`fhe_llm.EncryptedLLM` raises."""
         self._given: fhe_llm.EncryptedLLM | None = only.pop("client", None)
         if self._given is not None and only:
-            raise RequestError(f"cannot use {min(only)!r} beside client: the client has its own. Drop one of them.")
+            raise RequestError(
+                f"cannot use {min(only)!r} beside client: the client has its own. Drop one of them."
+            )
         self._settings, self._only = settings, only
         self._lock = threading.Lock()
         self._made: dict[str, fhe_llm.EncryptedLLM] = {}
@@ -179,7 +183,8 @@ class Clients:
         if self._given is not None:
             if self._given.model != model:
                 raise RequestError(
-                    f"cannot use model {model!r}: the client is for {self._given.model!r}. Pass no client, or its model."
+                    f"cannot use model {model!r}: the client is for {self._given.model!r}. "
+                    "Pass no client, or name its model."
                 )
             return self._given
         with self._lock:
@@ -216,7 +221,9 @@ def _refuse_unknown(kind: type[BaseModel], settings: dict[str, Any]) -> None:
     unknown = sorted(settings.keys() - known)
     if unknown:
         listed = ", ".join(sorted({*EncryptedModel.model_fields, *_CLIENT_ONLY}))
-        raise RequestError(f"cannot use parameter {unknown[0]!r}: there is no such parameter. Use one of {listed}.")
+        raise RequestError(
+            f"cannot use parameter {unknown[0]!r}: there is no such parameter. Use one of {listed}."
+        )
 
 
 def _names(name: str, field: FieldInfo) -> set[str]:

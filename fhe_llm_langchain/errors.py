@@ -1,13 +1,15 @@
-"""Errors under both names: LangChain's, which its middleware and retries know, and ours, with the code and the advice."""
+"""Errors under both names: LangChain's, which its middleware and retries know, and ours, with code and advice."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
+
+from langchain_core import exceptions as theirs
 
 import fhe_llm.errors as ours
-from langchain_core import exceptions as theirs
 
 _KINDS: tuple[tuple[type[ours.FheLlmError], type[theirs.ModelError]], ...] = (
     (ours.ContextOverflowError, theirs.ContextOverflowError),
@@ -44,7 +46,7 @@ def as_langchain(error: ours.FheLlmError) -> ours.FheLlmError:
     """
     if isinstance(error, theirs.ModelError):
         return error
-    both = _both(type(error), _kind(error))
+    both: type[ours.FheLlmError] = _both(type(error), _kind(error))  # type: ignore[arg-type]  # classes are hashable
     made = both.__new__(both, *error.args)
     made.args = error.args
     made.__dict__.update(error.__dict__)
@@ -59,5 +61,5 @@ def _kind(error: ours.FheLlmError) -> type[theirs.ModelError]:
 
 
 @cache
-def _both(own: type[ours.FheLlmError], kind: type[theirs.ModelError]) -> type[ours.FheLlmError]:
+def _both(own: Any, kind: Any) -> Any:
     return type(own.__name__, (own, kind), {"__module__": __name__, "__doc__": own.__doc__})

@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, closing
 from typing import Any
 
-from fhe_llm import Answer, Chunk
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseLLM
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 
+from fhe_llm import Answer, Chunk
 from fhe_llm_langchain.connection import EncryptedModel
 from fhe_llm_langchain.errors import langchain_errors
 from fhe_llm_langchain.messages import metadata, usage
@@ -99,4 +99,6 @@ def _chunk(chunk: Chunk) -> GenerationChunk:
 
 def _result(answers: list[Answer]) -> LLMResult:
     generations = [[Generation(text=answer.text, generation_info=_info(answer))] for answer in answers]
-    return LLMResult(generations=generations, llm_output={"model_name": answers[0].receipt.model} if answers else {})
+    return LLMResult(
+        generations=generations, llm_output={"model_name": answers[0].receipt.model} if answers else {}
+    )

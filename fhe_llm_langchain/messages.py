@@ -6,8 +6,6 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
-from fhe_llm import Answer, Chunk, PrivacyReceipt
-from fhe_llm.errors import RequestError
 from langchain_core.messages import (
     AIMessage,
     AIMessageChunk,
@@ -21,9 +19,17 @@ from langchain_core.messages import (
 from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
 from langchain_core.messages.tool import tool_call, tool_call_chunk
 
+from fhe_llm import Answer, Chunk, PrivacyReceipt
+from fhe_llm.errors import RequestError
+
 RECEIPT: Final = "privacy_receipt"
 """Where the receipt stands in a message's ``response_metadata``."""
-_ROLES: Final = ((HumanMessage, "user"), (AIMessage, "assistant"), (SystemMessage, "system"), (ToolMessage, "tool"))
+_ROLES: Final = (
+    (HumanMessage, "user"),
+    (AIMessage, "assistant"),
+    (SystemMessage, "system"),
+    (ToolMessage, "tool"),
+)
 _NOT_TEXT: Final = ("tool_use", "tool_call", "input_json_delta")
 """Parts of an assistant's content that repeat its ``tool_calls``."""
 
@@ -38,15 +44,23 @@ def _to_dict(message: BaseMessage) -> dict[str, Any]:
     content: Any = message.content
     if isinstance(message, AIMessage):
         if message.invalid_tool_calls:
-            raise RequestError("cannot use the messages: one holds a tool call that is no JSON. Remove that message.")
+            raise RequestError(
+                "cannot use the messages: one holds a tool call that is no JSON. Remove that message."
+            )
         if isinstance(content, list):
-            content = [part for part in content if not (isinstance(part, dict) and part.get("type") in _NOT_TEXT)]
+            content = [
+                part for part in content if not (isinstance(part, dict) and part.get("type") in _NOT_TEXT)
+            ]
     found: dict[str, Any] = {"role": _role(message), "content": content}
     if message.name:
         found["name"] = message.name
     if isinstance(message, AIMessage) and message.tool_calls:
         found["tool_calls"] = [
-            {"id": call["id"], "type": "function", "function": {"name": call["name"], "arguments": call["args"]}}
+            {
+                "id": call["id"],
+                "type": "function",
+                "function": {"name": call["name"], "arguments": call["args"]},
+            }
             for call in message.tool_calls
         ]
     if isinstance(message, ToolMessage):

@@ -6,7 +6,6 @@ from __future__ import annotations
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
-from fhe_llm.errors import RequestError
 from langchain_core.exceptions import OutputParserException
 from langchain_core.messages import AIMessage
 from langchain_core.output_parsers import BaseOutputParser, JsonOutputParser, PydanticOutputParser
@@ -15,6 +14,8 @@ from langchain_core.outputs import Generation
 from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from langchain_core.utils.pydantic import is_basemodel_subclass
+
+from fhe_llm.errors import RequestError
 
 if TYPE_CHECKING:
     from fhe_llm_langchain.chat_models import ChatEncrypted
@@ -32,9 +33,13 @@ def structured(
 ) -> Runnable[Any, Any]:
     """See :meth:`ChatEncrypted.with_structured_output`. Raises :class:`fhe_llm.errors.RequestError`."""
     if method not in METHODS:
-        raise RequestError(f"cannot use method={method!r}: it must be one of {', '.join(METHODS)}. Change it.")
+        raise RequestError(
+            f"cannot use method={method!r}: it must be one of {', '.join(METHODS)}. Change it."
+        )
     if schema is None and method != "json_mode":
-        raise RequestError(f"cannot use method={method!r} without a schema. Pass one, or use method='json_mode'.")
+        raise RequestError(
+            f"cannot use method={method!r} without a schema. Pass one, or use method='json_mode'."
+        )
     if kwargs:
         raise RequestError(f"cannot use parameter {min(kwargs)!r}: there is no such parameter here. Drop it.")
     bound, parser = (_by_tool if method == "function_calling" else _by_format)(model, schema, method, strict)
@@ -81,7 +86,9 @@ class _Discreet(BaseOutputParser[Any]):
         try:
             parsed = super().parse_result(result, partial=partial)
         except (OutputParserException, ValueError) as error:
-            rules = isinstance(error.__cause__ or error, ValueError) and not isinstance(error, OutputParserException)
+            rules = isinstance(error.__cause__ or error, ValueError) and not isinstance(
+                error, OutputParserException
+            )
             raise _failure(result, rules) from None
         if parsed is None and not partial:
             raise _failure(result, False)
@@ -109,5 +116,9 @@ def _failure(result: list[Generation], rules: bool) -> OutputParserException:
     metadata = message.response_metadata if isinstance(message, AIMessage) else {}
     if metadata.get("finish_reason") == "length":
         return OutputParserException("cannot parse the answer: it was cut off. Raise max_tokens.")
-    cause = "it breaks a rule of the schema's class that is not in its JSON Schema" if rules else "it does not fit"
+    cause = (
+        "it breaks a rule of the schema's class that is not in its JSON Schema"
+        if rules
+        else "it does not fit"
+    )
     return OutputParserException(f"cannot parse the answer: {cause}. Use include_raw=True to see it.")

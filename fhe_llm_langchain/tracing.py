@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from fhe_llm.errors import RequestError
 from langchain_core.tracers.langchain import LangChainTracer
 from langsmith.utils import tracing_is_enabled
+
+from fhe_llm.errors import RequestError
 
 
 class TracingError(RequestError):
@@ -21,7 +22,9 @@ def refuse_tracing(allowed: bool, callbacks: Any = None) -> None:
 
     ``callbacks`` are the handlers of a call, or their manager.
     """
-    if not allowed and (tracing_is_enabled() or any(isinstance(h, LangChainTracer) for h in _handlers(callbacks))):
+    if not allowed and (
+        tracing_is_enabled() or any(isinstance(h, LangChainTracer) for h in _handlers(callbacks))
+    ):
         raise TracingError(
             "cannot run under LangSmith tracing: it sends prompts and answers in clear. Unset LANGSMITH_TRACING and "
             "LANGCHAIN_TRACING_V2 and remove the tracer, or pass allow_tracing=True if that is what you want."

@@ -9,14 +9,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from fhe_llm.client.prefix_cache import derived_key, folder_secret
+from fhe_llm.client.folder_secret import FolderSecret
 from fhe_llm.client.prefix_store import DiskStore
 from fhe_llm.errors import KeyRingError, RequestError
 
 DEFAULT_MAX_BYTES: Final = 64 << 20
 DEFAULT_TTL: Final = 7 * 86400.0
-_KEY_FILE: Final = "answer-cache.key"
-_USE: Final = "answer cache"
 
 
 class AnswerCache:
@@ -43,11 +41,11 @@ class AnswerCache:
             raise RequestError("cannot make the cache: max_bytes and ttl must be positive. Change them.")
         self.directory = Path(directory).expanduser()
         try:
-            secret = folder_secret(self.directory, passphrase, _KEY_FILE, _USE)
-            self._store = DiskStore(self.directory, derived_key(secret, _USE, "values"), max_bytes, ttl)
+            secret = FolderSecret(self.directory, passphrase, "answer cache")
+            self._store = DiskStore(self.directory, secret.derived("values"), max_bytes, ttl)
         except OSError as error:
             raise KeyRingError(f"cannot use {self.directory}: {error}. Name another directory.") from None
-        self._names = derived_key(secret, _USE, "names")
+        self._names = secret.derived("names")
 
     def get(self, *name: str) -> str | None:
         """The text under a name of one or more parts; None where there is none."""
@@ -56,7 +54,7 @@ class AnswerCache:
 
     def put(self, text: str, *name: str) -> None:
         """Keep ``text`` under a name."""
-        self._store.put([(self._name(name), text.encode())])
+        self._store.put([(self._name(name), text.encode())], self._store.epoch())
 
     def clear(self) -> None:
         """Forget everything."""

@@ -77,7 +77,9 @@ class Listing(_Checked):
             if model.name == name:
                 return model
         known = ", ".join(model.name for model in self.models) or "none"
-        raise UnknownModelError(f"cannot use model {name!r}: the proxy does not serve it. It serves: {known}.")
+        raise UnknownModelError(
+            f"cannot use model {name!r}: the proxy does not serve it. It serves: {known}."
+        )
 
 
 def parse_listing(body: bytes) -> Listing:
