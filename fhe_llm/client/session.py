@@ -59,14 +59,18 @@ class SessionStats:
 
     @property
     def precision_log2(self) -> float | None:
-        """log2 of ``worst_error``; None where nothing was measured."""
-        return None if self.worst_error is None else log2(max(self.worst_error, 2.0**-60))
+        """log2 of ``worst_error``, rounded up to a tenth of a bit; None where nothing was measured.
+
+        The error is decrypted noise, which depends on the key: its digits are not for publication.
+        """
+        return None if self.worst_error is None else ceil(10 * log2(max(self.worst_error, 2.0**-60))) / 10
 
 
 @dataclass(frozen=True, slots=True)
 class SessionOptions:
-    """``seeded`` halves the upload. ``measure_precision`` sends the first vector of each layer kind twice, under fresh
-    randomness, and compares the answers (this sees all noise, but not the rounding of the weights)."""
+    """``seeded`` halves the upload. ``measure_precision`` sends one vector of each layer kind twice in one request, in
+    ciphertexts of its own or in two places of a group that shares some, and compares the answers: this sees the noise
+    of encryption and evaluation, but no error that both have in common, such as the rounding of the weights."""
 
     seeded: bool = True
     measure_precision: bool = True
