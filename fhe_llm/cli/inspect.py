@@ -89,12 +89,12 @@ def plan_facts(parameters: Preset, out_features: int, in_features: int) -> dict[
 
 def _model_plans(parameters: Preset, name: str) -> dict[str, Any]:
     from fhe_llm import progress
-    from fhe_llm.cli.bench.counts import kind, token_counts
-    from fhe_llm.models.config import linear_shapes
+    from fhe_llm.cli.bench.counts import token_counts
+    from fhe_llm.models.config import layer_kind, linear_shapes
     from fhe_llm.models.resolve import open_model
 
     shapes = linear_shapes(open_model(name, progress=progress.bar()).config)
-    layers = {kind(layer): plan_facts(parameters, *shape) for layer, shape in shapes.items()}
+    layers = {layer_kind(layer): plan_facts(parameters, *shape) for layer, shape in shapes.items()}
     total = sum(plan_facts(parameters, *shape)["cost_microseconds"] for shape in shapes.values())
     return {
         "model": name,
