@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from fhe_llm.models.tools import ToolCall
 from fhe_llm.receipt import PrivacyReceipt, html_table
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +83,9 @@ class Decoding:
 @dataclass(frozen=True, slots=True)
 class Answer:
     """One finished answer. ``token_ids`` are all tokens the model chose, an end-of-turn token included;
-    ``text`` is what they say, up to a stop string. ``finish_reason`` is "stop" (end of turn or stop string)
-    or "length". ``cached_tokens`` of the ``prompt_tokens`` came from the prefix cache."""
+    ``text`` is what they say, up to a stop string and without ``tool_calls``. ``finish_reason`` is "stop" (end of
+    turn, of a grammar or at a stop string), "tool_calls" (the same, after calls) or "length"; a call that "length" cut
+    off is ``unfinished_tool_call``. ``cached_tokens`` of the ``prompt_tokens`` came from the prefix cache."""
 
     text: str
     token_ids: tuple[int, ...]
@@ -93,6 +95,8 @@ class Answer:
     receipt: PrivacyReceipt
     decoding: Decoding
     cached_tokens: int = 0
+    tool_calls: tuple[ToolCall, ...] = ()
+    unfinished_tool_call: str = ""
 
     @property
     def completion_tokens(self) -> int:
@@ -104,6 +108,7 @@ class Answer:
         return {
             "text": self.text,
             "token_ids": list(self.token_ids),
+            "tool_calls": [call.to_dict() for call in self.tool_calls],
             "finish_reason": self.finish_reason,
             "prompt_tokens": self.prompt_tokens,
             "cached_tokens": self.cached_tokens,
@@ -127,6 +132,7 @@ class Answer:
         cached = f" ({self.cached_tokens} cached)" if self.cached_tokens else ""
         rows = (
             ("answer", self.text),
+            *(("tool call", f"{call.name}({call.arguments})") for call in self.tool_calls),
             (
                 "tokens",
                 f"{self.prompt_tokens} read{cached}, {self.completion_tokens} written ({self.finish_reason})",
@@ -139,9 +145,10 @@ class Answer:
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """A piece of a streamed answer. All ``text`` joined is the answer's text, all ``token_ids`` its token
-    ids; only the last chunk carries the ``answer``. Text can be empty while a character or a stop string is
-    incomplete."""
+    ids, all ``tool_calls`` its calls; only the last chunk carries the ``answer``. Text can be empty while a
+    character, a stop string or a tool call is incomplete."""
 
     text: str
     token_ids: tuple[int, ...]
     answer: Answer | None = None
+    tool_calls: tuple[ToolCall, ...] = ()

@@ -7,21 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, Self, TypeVar, cast
+from typing import Any, Final, Literal, Self, TypeVar, Unpack, cast
 
 from fhe_llm import progress as progress_bars
 from fhe_llm.answer import Answer, Chunk
+from fhe_llm.client.ask import Ask, AskOptions, Prompt
 from fhe_llm.client.cipher import Cipher
 from fhe_llm.client.conversation import (
-    Ask,
     Connected,
     Conversation,
-    Prompt,
+    ModelInfo,
     Settings,
     connect,
     converse,
@@ -29,17 +29,17 @@ from fhe_llm.client.conversation import (
 )
 from fhe_llm.client.keys import KeyRing
 from fhe_llm.client.prefix_cache import PrefixCache
-from fhe_llm.client.sampling import RequestError, SamplingParams
 from fhe_llm.client.speculation import SpeculationSettings
 from fhe_llm.client.transport import (
     AsyncHttpTransport,
     AsyncTransport,
     Endpoint,
     HttpTransport,
+    LoopTransports,
     Patience,
     Transport,
 )
-from fhe_llm.errors import KeyRingError, ParameterError, ProxyError
+from fhe_llm.errors import KeyRingError, ParameterError, ProxyError, RequestError
 from fhe_llm.models.resolve import cache_root
 from fhe_llm.params import preset as find_preset
 from fhe_llm.progress import Progress
@@ -113,42 +113,65 @@ class EncryptedLLM:
         self._key = None if keys is None else _usable(_ring(keys, passphrase), self._preset)
         self._lock = threading.Lock()
         self._connected: Connected | None = None
-        self._sync: Transport | None = None
-        self._async: tuple[asyncio.AbstractEventLoop | None, AsyncTransport] | None = None
-        if hasattr(transport, "aclose"):
-            self._async = None, cast(AsyncTransport, transport)
-        elif not isinstance(transport, str):
-            self._sync = transport
+        self._async = LoopTransports(lambda: AsyncHttpTransport(self._endpoint))
+        awaited = hasattr(transport, "aclose")
+        self._given_async = cast(AsyncTransport, transport) if awaited else None
+        self._sync = cast(Transport, transport) if self._given and not awaited else None
+
+    @property
+    def model(self) -> str:
+        """The model's name at the proxy."""
+        return self._settings.model
 
     @property
     def key_ring(self) -> KeyRing:
         """The key in use; a fresh one where this object makes its own and has none, or has retired it."""
         return self._current_key().ring
 
-    def generate(self, prompt: str, *, pad_to: int | None = None, **params: Any) -> Answer:
-        """Continue a text. ``params`` are those of :class:`SamplingParams`; ``pad_to`` hides the prompt's length up
-        to a multiple of it. Raises :class:`FheLlmError` subclasses; a bad parameter before anything is sent."""
-        return _answer_of(list(self.stream(prompt, pad_to=pad_to, **params)))
+    def connect(self) -> ModelInfo:
+        """Look the model up at the proxy and load what the client needs of it, if that was not done yet.
 
-    def chat(self, messages: Prompt, *, pad_to: int | None = None, **params: Any) -> Answer:
-        """The model's turn in a chat: dicts with ``role`` and ``content``, or a string for a single question."""
-        return self.generate(_as_messages(messages), pad_to=pad_to, **params)  # type: ignore[arg-type]
+        Raises :class:`TransportError`, :class:`ProxyError`, :class:`ModelError`.
+        """
+        if self._connected is None:
+            transport = self._sync_transport()
+            self._connected = with_draft_model(transport.run(connect(self._settings)), self._settings)
+        return ModelInfo(self._connected)
 
-    def stream(self, prompt: Prompt, *, pad_to: int | None = None, **params: Any) -> Iterator[Chunk]:
+    async def aconnect(self) -> ModelInfo:
+        """:meth:`connect` on an event loop."""
+        if self._connected is None:
+            connected = await (await self._async_transport()).run(connect(self._settings))
+            self._connected = await _in_thread(with_draft_model, connected, self._settings)
+        return ModelInfo(self._connected)
+
+    def generate(self, prompt: str, **options: Unpack[AskOptions]) -> Answer:
+        """Continue a text. ``options`` are those of :class:`AskOptions`. Raises :class:`FheLlmError` subclasses; for a
+        bad option before anything is sent."""
+        return _answer_of(list(self.stream(prompt, **options)))
+
+    def chat(self, messages: Prompt, **options: Unpack[AskOptions]) -> Answer:
+        """The model's turn in a chat: dicts with ``role`` and ``content``, or a string for a single question.
+
+        The dicts are OpenAI's, with ``tool_calls`` and the role "tool" where tools were used.
+        """
+        return self.generate(_as_messages(messages), **options)  # type: ignore[arg-type]
+
+    def stream(self, prompt: Prompt, **options: Unpack[AskOptions]) -> Generator[Chunk, None, None]:
         """:meth:`generate` for a string, :meth:`chat` for messages, chunk by chunk as tokens decrypt."""
-        return self._drive(self._ask(prompt, pad_to, params))
+        return self._drive(self._conversation(Ask.of(prompt, options)))
 
-    async def agenerate(self, prompt: str, *, pad_to: int | None = None, **params: Any) -> Answer:
+    async def agenerate(self, prompt: str, **options: Unpack[AskOptions]) -> Answer:
         """:meth:`generate` on an event loop."""
-        return _answer_of([chunk async for chunk in self.astream(prompt, pad_to=pad_to, **params)])
+        return _answer_of([chunk async for chunk in self.astream(prompt, **options)])
 
-    async def achat(self, messages: Prompt, *, pad_to: int | None = None, **params: Any) -> Answer:
+    async def achat(self, messages: Prompt, **options: Unpack[AskOptions]) -> Answer:
         """:meth:`chat` on an event loop."""
-        return await self.agenerate(_as_messages(messages), pad_to=pad_to, **params)  # type: ignore[arg-type]
+        return await self.agenerate(_as_messages(messages), **options)  # type: ignore[arg-type]
 
-    def astream(self, prompt: Prompt, *, pad_to: int | None = None, **params: Any) -> AsyncIterator[Chunk]:
+    def astream(self, prompt: Prompt, **options: Unpack[AskOptions]) -> AsyncGenerator[Chunk, None]:
         """:meth:`stream` on an event loop."""
-        return self._adrive(self._ask(prompt, pad_to, params))
+        return self._adrive(self._conversation(Ask.of(prompt, options)))
 
     def close(self) -> None:
         """Close connections of sync calls and wipe a key of our own. Async users call :meth:`aclose`."""
@@ -161,9 +184,7 @@ class EncryptedLLM:
 
     async def aclose(self) -> None:
         """:meth:`close`, and the connections of async calls."""
-        if self._async is not None and not self._given:
-            await self._async[1].aclose()
-            self._async = None
+        await self._async.aclose()
         self.close()
 
     def __enter__(self) -> Self:
@@ -185,7 +206,7 @@ class EncryptedLLM:
     def __repr__(self) -> str:
         return f"EncryptedLLM(model={self._settings.model!r}, base_url={self._endpoint.base_url!r})"
 
-    def _drive(self, conversation: Conversation) -> Iterator[Chunk]:
+    def _drive(self, conversation: Conversation) -> Generator[Chunk, None, None]:
         transport = self._sync_transport()
         with closing(conversation):
             step = next(conversation, None)
@@ -194,8 +215,8 @@ class EncryptedLLM:
                     yield step
                 step = _advance(conversation, None if isinstance(step, Chunk) else transport.run(step))
 
-    async def _adrive(self, conversation: Conversation) -> AsyncIterator[Chunk]:
-        transport = self._async_transport()
+    async def _adrive(self, conversation: Conversation) -> AsyncGenerator[Chunk, None]:
+        transport = await self._async_transport()
         with closing(conversation):
             step = await _in_thread(lambda: next(conversation, None))
             while step is not None:
@@ -203,10 +224,6 @@ class EncryptedLLM:
                     yield step
                 result = None if isinstance(step, Chunk) else await transport.run(step)
                 step = await _in_thread(_advance, conversation, result)
-
-    def _ask(self, prompt: Prompt, pad_to: int | None, params: dict[str, Any]) -> Conversation:
-        """Check everything that needs no network, now; the conversation itself starts with its first step."""
-        return self._conversation(Ask(prompt, SamplingParams.of(**params), pad_to))
 
     def _conversation(self, ask: Ask) -> Conversation:
         if self._connected is None:
@@ -239,15 +256,11 @@ class EncryptedLLM:
                 self._sync = HttpTransport(self._endpoint)
             return self._sync
 
-    def _async_transport(self) -> AsyncTransport:
-        loop = asyncio.get_running_loop()
-        if self._async is None or self._async[0] not in (None, loop):
-            self._refuse_given("blocking")
-            self._async = (
-                loop,
-                AsyncHttpTransport(self._endpoint),
-            )  # connections belong to the loop that opened them
-        return self._async[1]
+    async def _async_transport(self) -> AsyncTransport:
+        if self._given_async is not None:
+            return self._given_async
+        self._refuse_given("blocking")
+        return await self._async.get()
 
     def _refuse_given(self, kind: str) -> None:
         if self._given:

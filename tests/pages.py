@@ -9,11 +9,9 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import fhe_llm
-from fhe_llm import EncryptedLLM
-from fhe_llm.client.sampling import SamplingParams
 
 _FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -72,14 +70,8 @@ def _calls(source: str) -> Iterator[tuple[str, set[str], set[str]]]:
 
 
 def parameters(called: Any) -> set[str]:
-    """Names of the arguments it takes; for methods that ask the model, those of :class:`SamplingParams` too."""
-    found = dict(inspect.signature(called).parameters)
-    more = inspect.signature(SamplingParams).parameters if called in _asking() else {}
-    return {name for name, p in found.items() if p.kind is not p.VAR_KEYWORD} | set(more)
-
-
-def _asking() -> list[Any]:
-    methods = (method for name, method in vars(EncryptedLLM).items() if not name.startswith("_"))
-    return [
-        method for method in methods if callable(method) and "params" in inspect.signature(method).parameters
-    ]
+    """Names of the arguments it takes, those of an unpacked ``TypedDict`` among them."""
+    found = inspect.signature(called).parameters
+    unpacked = [get_type_hints(called)[name] for name, p in found.items() if p.kind is p.VAR_KEYWORD]
+    more = {key for options in unpacked for key in get_type_hints(get_args(options)[0])}
+    return {name for name, p in found.items() if p.kind is not p.VAR_KEYWORD} | more

@@ -20,6 +20,7 @@ from relay import Relay
 from fhe_llm import Answer, EncryptedLLM, KeyRing
 from fhe_llm.cli.proxy_process import ProxyProcess
 from fhe_llm.cli.tap import Tap
+from fhe_llm.client.ask import Ask
 from fhe_llm.client.session import Session
 from fhe_llm.client.transport import Endpoint, HttpTransport
 from fhe_llm.client.transport.operations import HttpCall, Operation, Round
@@ -74,7 +75,7 @@ def conversation(
             known.answers.append(llm.chat(chat, max_tokens=8))
             known.answers.append(llm.generate(QUESTION, max_tokens=5, temperature=1.0, seed=1))
             assert llm._connected is not None
-            known.prompt_ids = llm._connected.prompt_ids(chat)
+            known.prompt_ids = llm._connected.prompt_ids(Ask.of(chat, {}))
         inner.close()
         masked = request.param == "auto"
         up = b"".join(map(_bytes_of, operations)) if masked else bytes(relay.up)

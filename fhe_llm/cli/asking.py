@@ -44,7 +44,7 @@ def served(
 
 def read_prompt(prompt: str) -> str:
     """``prompt``, or standard input for ``-``: a prompt on a command line is visible to every user of the machine."""
-    from fhe_llm.client.sampling import RequestError
+    from fhe_llm.errors import RequestError
 
     text = sys.stdin.read().removesuffix("\n") if prompt == "-" else prompt
     if not text:

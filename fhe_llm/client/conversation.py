@@ -5,59 +5,40 @@ A *conversation* yields routines (run them on a transport, send back the result)
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, Unpack
 
 from fhe_llm.answer import Answer, AnswerTimings, Chunk, Decoding, Phases
+from fhe_llm.client.ask import Ask, AskOptions, Prompt
 from fhe_llm.client.bundles import FetchedBundle, fetch_bundle
 from fhe_llm.client.cipher import Cipher
 from fhe_llm.client.draft_model import DraftModel
 from fhe_llm.client.generation import Outcome, Piece, Task, generate
+from fhe_llm.client.grammar import GrammarTokens
 from fhe_llm.client.keys import KeyRing
 from fhe_llm.client.listing import ModelListing, ProxyLimits
 from fhe_llm.client.prefix_cache import PrefixCache, PrefixScope
-from fhe_llm.client.sampling import RequestError, SamplingParams
 from fhe_llm.client.session import Session, SessionOptions, SessionStats
 from fhe_llm.client.speculation import Drafter, PassCosts, PromptLookup, SpeculationSettings, Speculator
 from fhe_llm.client.transport import Patience, list_models
 from fhe_llm.client.transport.operations import Routine
 from fhe_llm.errors import ModelError, ReplyError, RetiredKeyError
-from fhe_llm.models.chat_template import ChatTemplate, Message
+from fhe_llm.models.chat_template import ChatTemplate
 from fhe_llm.models.registry import ClientHalf, client_half
 from fhe_llm.models.tokenizer import IncrementalDecoder, TextTokenizer
+from fhe_llm.models.tools import ToolCall, ToolCallReader
 from fhe_llm.progress import Progress, silent
 from fhe_llm.receipt import PrivacyReceipt
 
 R = TypeVar("R")
 
-Prompt: TypeAlias = str | Sequence[Message]
-"""Text to continue, or the messages of a chat."""
-
 Conversation: TypeAlias = Generator[Routine[Any] | Chunk, Any, None]
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """One question and how to answer it; settings are checked by the time this exists."""
-
-    prompt: Prompt
-    params: SamplingParams
-    pad_to: int | None = None
-
-    def __post_init__(self) -> None:
-        if isinstance(self.prompt, str):
-            return
-        messages = list(self.prompt) if isinstance(self.prompt, Sequence) else [None]
-        if not messages or not all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in messages):
-            raise RequestError(
-                "cannot use the messages: each must be a dict with 'role' and 'content', and there must be one. "
-                "Pass a list of them, or a string."
-            )
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Connected:
     """A model as one proxy serves it, with everything the client needs to use it, and what its passes cost."""
 
@@ -70,15 +51,44 @@ class Connected:
     draft_model: DraftModel | None = None
     costs: PassCosts = field(default_factory=PassCosts)
 
-    def prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
+    @cached_property
+    def grammar_tokens(self) -> GrammarTokens:
+        """The vocabulary as grammars need it, made when first used. Raises :class:`RequestError`."""
+        return GrammarTokens(self.tokenizer, self.half.config.vocab_size)
+
+    def prompt_ids(self, ask: Ask) -> tuple[int, ...]:
         """Token ids; raises :class:`ModelError` for a chat where the model has no template."""
-        if isinstance(prompt, str):
-            return tuple(self.tokenizer.encode(prompt, add_special=True, parse_special=False))
+        if isinstance(ask.prompt, str):
+            return tuple(self.tokenizer.encode(ask.prompt, add_special=True, parse_special=False))
         if self.template is None:
             raise ModelError(
                 f"cannot chat with {self.model.name}: it has no chat template. Use generate, or a chat model."
             )
-        return tuple(self.template.encode(self.tokenizer, prompt))
+        messages, tools = ask.chat(template_takes_tools=self.template.takes_tools)
+        return tuple(self.template.encode(self.tokenizer, messages, tools=tools))
+
+
+class ModelInfo:
+    """What a client knows of the model it talks to, with its tokenizer."""
+
+    def __init__(self, connected: Connected) -> None:
+        self._connected = connected
+        self.name = connected.model.name
+        self.model_digest = connected.model.model_digest
+        self.context_length = connected.half.config.context_length
+        self.chat = connected.template is not None
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, special tokens in it taken as plain text."""
+        return self._connected.tokenizer.encode(text, parse_special=False)
+
+    def prompt_tokens(self, prompt: Prompt, **options: Unpack[AskOptions]) -> int:
+        """Tokens that the prompt takes, chat template and tools included. Raises :class:`RequestError`,
+        :class:`ModelError`."""
+        return len(self._connected.prompt_ids(Ask.of(prompt, options)))
+
+    def __repr__(self) -> str:
+        return f"ModelInfo(name={self.name!r}, context_length={self.context_length})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,13 +134,18 @@ def with_draft_model(connected: Connected, settings: Settings) -> Connected:
 
 def make_task(connected: Connected, ask: Ask, settings: Settings, prefix: PrefixScope | None = None) -> Task:
     """The generation that answers ``ask``; raises :class:`ContextOverflowError`, :class:`RequestError`."""
+    constraint = connected.grammar_tokens.matcher(ask.grammar) if ask.grammar else None
+    prompt_ids, context_length = connected.prompt_ids(ask), connected.half.config.context_length
+    room = min(ask.params.max_tokens, context_length - len(prompt_ids)) - 1
     return Task(
         half=connected.half,
         decoder=IncrementalDecoder(connected.tokenizer),
-        prompt_ids=connected.prompt_ids(ask.prompt),
+        prompt_ids=prompt_ids,
         params=ask.params,
+        constraint=constraint,
+        opening=constraint.forced()[: max(0, room)] if constraint else (),
         end_ids=connected.tokenizer.eos_ids,
-        context_length=connected.half.config.context_length,
+        context_length=context_length,
         layers=len(connected.model.layers),
         pad_to=ask.pad_to,
         prefix=prefix,
@@ -159,30 +174,55 @@ def converse(connected: Connected, cipher: Cipher, ask: Ask, settings: Settings)
     session = Session(cipher, connected.model, connected.limits, options)
     yield _watched(session.open(), prefix)
     steps, reply, first, prompt_rounds = generate(task), None, None, 0
+    reader = _Reader(ask)
     try:
         while True:
             step = steps.send(reply)
             if isinstance(step, Piece):
                 if first is None:
                     first, prompt_rounds = phases(session.stats), session.stats.rounds
-                yield Chunk(step.text, step.token_ids)
+                yield reader.chunk(step)
             reply = None if isinstance(step, Piece) else (yield _watched(session.linear(step), prefix))
     except StopIteration as stop:
         outcome: Outcome = stop.value
     finally:
         steps.close()
         session.close()
+    last = reader.chunk(outcome.last, final=True)
     answer = Answer(
-        text=outcome.text,
+        text=reader.text,
         token_ids=outcome.token_ids,
-        finish_reason=outcome.finish_reason,
+        tool_calls=tuple(reader.calls),
+        unfinished_tool_call=reader.unfinished,
+        finish_reason="tool_calls"
+        if reader.calls and outcome.finish_reason == "stop"
+        else outcome.finish_reason,
         prompt_tokens=len(task.prompt_ids),
         cached_tokens=outcome.cached_tokens,
         decoding=decoding(task, outcome, session.stats.rounds - prompt_rounds),
         timings=answer_timings(outcome, first, phases(session.stats)),
         receipt=make_receipt(connected, cipher.ring, task, outcome, session.stats),
     )
-    yield Chunk(outcome.last.text, outcome.last.token_ids, answer)
+    yield replace(last, answer=answer)
+
+
+class _Reader:
+    """The text and the tool calls of one answer, as its pieces come."""
+
+    def __init__(self, ask: Ask) -> None:
+        self._calls = ToolCallReader() if ask.tools else None
+        self.text, self.unfinished = "", ""
+        self.calls: list[ToolCall] = []
+
+    def chunk(self, piece: Piece, *, final: bool = False) -> Chunk:
+        """What a caller sees of ``piece``; the ``final`` one brings what was held back."""
+        text, calls = self._calls.push(piece.text) if self._calls else (piece.text, ())
+        if self._calls and final:
+            rest, self.unfinished = self._calls.finish()
+            text += rest
+        self.text += text
+        self.calls += calls
+        return Chunk(text, piece.token_ids, tool_calls=calls)
 
 
 def _watched(routine: Routine[R], prefix: PrefixScope | None) -> Routine[R]:

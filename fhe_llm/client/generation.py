@@ -12,9 +12,9 @@ from typing import Any, Literal, Protocol, TypeAlias
 import numpy as np
 
 from fhe_llm.client.prefix_cache import PrefixScope
-from fhe_llm.client.sampling import RequestError, Sampler, SamplingParams, StopMatcher
+from fhe_llm.client.sampling import Constraint, Sampler, SamplingParams, StopMatcher
 from fhe_llm.client.speculation import Speculator, verify
-from fhe_llm.errors import ContextOverflowError
+from fhe_llm.errors import ContextOverflowError, RequestError
 from fhe_llm.models.kv_cache import KVCache
 from fhe_llm.models.steps import Floats, Forward, Linear
 from fhe_llm.progress import Progress, silent
@@ -45,7 +45,8 @@ class TextDecoder(Protocol):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """Everything one generation needs. ``layers`` is the number of rounds of one pass (for the progress
-    bar); ``prefix`` lends KV entries of earlier prompts and keeps those of this one; ``speculator`` guesses ahead."""
+    bar); ``prefix`` lends KV entries of earlier prompts and keeps those of this one; ``speculator`` guesses ahead;
+    ``constraint`` says which tokens may come; ``opening`` are those it forces first, which are run with the prompt."""
 
     half: ClientHalf
     decoder: TextDecoder
@@ -57,6 +58,8 @@ class Task:
     pad_to: int | None = None
     prefix: PrefixScope | None = None
     speculator: Speculator | None = None
+    constraint: Constraint | None = None
+    opening: tuple[int, ...] = ()
     progress: Progress = silent
     clock: Callable[[], float] = time.perf_counter
 
@@ -75,8 +78,8 @@ class Task:
             )
 
     def padded_length(self, cached: int = 0) -> int:
-        """Prompt tokens as the proxy counts them, where the first ``cached`` ones need not be run."""
-        bucket, length = self.pad_to or 1, len(self.prompt_ids) - cached
+        """Tokens of the first pass as the proxy counts them, where the first ``cached`` ones need not be run."""
+        bucket, length = self.pad_to or 1, len(self.prompt_ids) + len(self.opening) - cached
         return min(math.ceil(length / bucket) * bucket, self.context_length - cached)
 
 
@@ -119,16 +122,18 @@ Steps: TypeAlias = Generator[Linear | Piece, Any, Outcome]
 def generate(task: Task) -> Steps:
     """One generation. A closed or abandoned generator leaves nothing behind but cached prefixes."""
     begun, waited = task.clock(), 0.0
-    sampler, passes = Sampler(task.params, task.prompt_ids), Passes()
+    sampler, passes = Sampler(task.params, task.prompt_ids, task.constraint), Passes()
     cache, said = task.half.new_cache(), _Said(task)
     cached = task.prefix.load(task.prompt_ids, cache) if task.prefix else 0
     try:
         logits = yield from prefill(task, cache)
         first = task.clock() - begun
-        chosen = [sampler(logits)]
+        for token in task.opening:
+            sampler.accept(token)
+        chosen = [*task.opening, sampler(logits)]
         while True:
-            for token in chosen:
-                fresh = said.add(token)
+            for left, token in zip(range(len(chosen) - 1, -1, -1), chosen, strict=True):
+                fresh = said.add(token, complete=sampler.complete and not left)
                 if said.finished:
                     break
                 paused = task.clock()
@@ -164,13 +169,13 @@ class _Said:
         self.text = ""
         self.finished: Literal["stop", "length"] | None = None
 
-    def add(self, token: int) -> str:
-        """Take the next token; returns the text that may be shown."""
+    def add(self, token: int, *, complete: bool = False) -> str:
+        """Take the next token, the last one if ``complete``; returns the text that may be shown."""
         self.ids.append(token)
         ended = token in self._end_ids
         fresh = "" if ended else self._stops.push(self._decoder.feed(token))
         self.text += fresh
-        if ended or self._stops.stopped:
+        if ended or complete or self._stops.stopped:
             self.finished = "stop"
         elif len(self.ids) == self.limit:
             self.finished = "length"
@@ -212,15 +217,15 @@ def _decode(
 
 
 def prefill(task: Task, cache: KVCache) -> Generator[Linear, Floats, Floats]:
-    """Run what ``cache`` lacks of the prompt through the model in chunks; returns the logits [vocab] of its last
-    token.
+    """Run what ``cache`` lacks of the prompt and the answer's opening through the model in chunks; returns the logits
+    [vocab] of the last token.
 
     Padding stands to the right of the prompt, where causal attention keeps it from changing anything, and
     leaves the cache at the end. It repeats the last token: the proxy sees ciphertexts, any token would do.
     """
-    cached, length = cache.length, len(task.prompt_ids)
-    filler = task.prompt_ids[-1:] * (cached + task.padded_length(cached) - length)
-    padded = task.prompt_ids + filler
+    cached, ids = cache.length, task.prompt_ids + task.opening
+    length = len(ids)
+    padded = ids + ids[-1:] * (cached + task.padded_length(cached) - length)
     starts = range(cached, len(padded), PREFILL_CHUNK)
     wanted = np.empty(0, np.float32)
     for n, start in enumerate(starts):

@@ -18,13 +18,10 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import numpy as np
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from fhe_llm.client.keyfile import KeyPayload, read_key_file, write_key_file
-from fhe_llm.client.prefix_store import BlockStore, DiskStore, MemoryStore, locked
-from fhe_llm.client.sampling import RequestError
-from fhe_llm.errors import KeyRingError, WrongPassphraseError
+from fhe_llm.client.folder_secret import FolderSecret
+from fhe_llm.client.prefix_store import BlockStore, DiskStore, MemoryStore
+from fhe_llm.errors import RequestError
 from fhe_llm.models.kv_cache import KVCache
 from fhe_llm.models.steps import Floats
 
@@ -36,8 +33,6 @@ BLOCK: Final = 4
 """Tokens of every later block: at most three tokens of a common prefix are run again."""
 DEFAULT_MAX_BYTES: Final = 256 << 20
 DEFAULT_TTL: Final = 7 * 86400.0
-_KEY_FILE: Final = "prefix-cache.key"
-_SECRET_BYTES: Final = 32
 
 
 class PrefixCache:
@@ -77,16 +72,16 @@ class PrefixCache:
         self.directory: Path | None = None
         self._identity = {} if proxy is None else {"proxy": proxy}
         self._store: BlockStore = MemoryStore(max_bytes, ttl)
-        secret = os.urandom(_SECRET_BYTES)
+        self._names = os.urandom(32)
         if directory is not None:
             folder = Path(directory).expanduser()
             try:
-                secret = _secret(folder, passphrase)
-                self._store = DiskStore(folder, _derived(secret, b"values"), max_bytes, ttl)
+                secret = FolderSecret(folder, passphrase, "prefix cache")
+                self._store = DiskStore(folder, secret.derived("values"), max_bytes, ttl)
+                self._names = secret.derived("names")
                 self.directory = folder
             except OSError as error:
                 _LOG.warning("the prefix cache stays in memory: cannot use %s (%s)", folder, error)
-        self._names = _derived(secret, b"names")
 
     def scope(self, kv_layout: Sequence[int], **identity: str) -> PrefixScope:
         """The part of the cache that belongs to one model: ``identity`` is whatever makes entries exchangeable
@@ -184,37 +179,3 @@ class PrefixScope:
         if data is None or len(data) != 4 * int(np.prod(shape)):
             return None
         return np.frombuffer(data, dtype="<f4").reshape(shape)
-
-
-def _secret(folder: Path, passphrase: str | None) -> bytes:
-    """The folder's random secret, made on first use. Raises ``OSError`` where it cannot be kept.
-
-    A plain one that is damaged is replaced: its entries are lost and nothing else.
-    """
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path = folder / _KEY_FILE
-    with locked(folder):
-        if path.exists():
-            try:
-                found = bytes(read_key_file(path, passphrase).secret)
-                if len(found) == _SECRET_BYTES:
-                    return found
-            except WrongPassphraseError:
-                raise
-            except KeyRingError as error:
-                if path.stat().st_mode & 0o077:
-                    raise
-                _LOG.warning("replacing the key of the prefix cache: %s", error)
-        secret = os.urandom(_SECRET_BYTES)
-        try:
-            write_key_file(path, KeyPayload({"use": "prefix cache"}, bytearray(secret)), passphrase)
-        except KeyRingError as error:
-            raise OSError(str(error)) from None
-        return secret
-
-
-def _derived(secret: bytes, use: bytes) -> bytes:
-    """32 bytes for one use (HKDF-SHA256, RFC 5869)."""
-    return HKDF(algorithm=SHA256(), length=32, salt=None, info=b"fhe-llm prefix cache 1 " + use).derive(
-        secret
-    )

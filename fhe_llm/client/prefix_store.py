@@ -181,7 +181,7 @@ class DiskStore:
         try:
             return self._aead.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], name)
         except (InvalidTag, ValueError, TypeError):
-            _LOG.warning("dropped a damaged entry of the prefix cache in %s", self._folder)
+            _LOG.warning("dropped a damaged entry of the cache in %s", self._folder)
             self.drop(name)
             return None
 
@@ -223,7 +223,7 @@ class DiskStore:
             except _UNREADABLE as error:
                 if not _damage(error):
                     raise OSError(str(error) or "the database is locked") from None
-                _LOG.warning("replacing the damaged prefix cache in %s (%s)", self._folder, error)
+                _LOG.warning("replacing the damaged cache in %s (%s)", self._folder, error)
                 for path in (self._folder / _DATABASE).glob("cache.db*"):
                     path.unlink(missing_ok=True)
                 return self._open()
@@ -257,7 +257,7 @@ class DiskStore:
         except _UNREADABLE as error:
             if not self._silenced:
                 self._silenced = True
-                _LOG.warning("the prefix cache in %s does not work: %s", self._folder, error)
+                _LOG.warning("the cache in %s does not work: %s", self._folder, error)
             with suppress(*_BROKEN):
                 self._cache.close()  # a connection in mid-transaction would keep the database locked
 
@@ -297,7 +297,7 @@ def _damage(error: Exception) -> bool:
 
 def _bytes(value: Any) -> bytes:
     if not isinstance(value, bytes | memoryview):
-        raise ValueError("a prefix cache holds raw bytes only")  # noqa: TRY004  read as a damaged entry
+        raise ValueError("a cache holds raw bytes only")  # noqa: TRY004  read as a damaged entry
     return bytes(value)
 
 

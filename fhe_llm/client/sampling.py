@@ -5,21 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fhe_llm.errors import FheLlmError, ReplyError
+from fhe_llm.errors import ReplyError, RequestError
 
 MAX_STOP_STRINGS = 16
 """More stop strings than any chat template needs; a bound keeps the matcher's cost per token flat."""
-
-
-class RequestError(FheLlmError, ValueError):
-    """Settings of a generation that make no sense; refused before anything is sent."""
-
-    code = "request_refused"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,10 +37,10 @@ class SamplingParams:
         given: Any = self.stop
         stop = (given,) if isinstance(given, str) else tuple(given or ())
         object.__setattr__(self, "stop", stop)
-        _require_int("max_tokens", self.max_tokens, 1)
-        _require_int("top_k", self.top_k, 0)
+        require_int("max_tokens", self.max_tokens, 1)
+        require_int("top_k", self.top_k, 0)
         if self.seed is not None:
-            _require_int("seed", self.seed, 0)
+            require_int("seed", self.seed, 0)
         _require_real("temperature", self.temperature, 0.0, 100.0)
         _require_real("top_p", self.top_p, 0.0, 1.0, above=True)
         _require_real("repetition_penalty", self.repetition_penalty, 0.0, 100.0, above=True)
@@ -68,16 +62,45 @@ class SamplingParams:
         return cls(**values)
 
 
+class Constraint(Protocol):
+    """Which tokens may come next, as a grammar sees it (:mod:`fhe_llm.client.grammar`)."""
+
+    def forced(self) -> Sequence[int]:
+        """The tokens that must come next; empty where there is a choice."""
+        ...
+
+    def allowed(self) -> NDArray[np.bool_]:
+        """Which tokens may come next, [vocabulary]; never none."""
+        ...
+
+    def accept(self, token: int) -> None:
+        """Go on behind an allowed ``token``."""
+        ...
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing but the end of the turn may follow."""
+        ...
+
+    def fork(self) -> Self:
+        """An independent constraint at the same place."""
+        ...
+
+
 class Sampler:
     """Chooses the tokens of one generation. The same parameters, seed and logits give the same tokens.
 
-    Order as in transformers: repetition penalty, temperature, top-k, top-p, one draw per token.
+    Order as in transformers: repetition penalty, constraint, temperature, top-k, top-p, one draw per token. A token
+    that the constraint forces costs no draw.
     """
 
-    def __init__(self, params: SamplingParams, prompt_ids: Iterable[int] = ()) -> None:
-        self._params = params
+    def __init__(
+        self, params: SamplingParams, prompt_ids: Iterable[int] = (), constraint: Constraint | None = None
+    ) -> None:
+        self._params, self._constraint = params, constraint
         self._random = np.random.Generator(np.random.PCG64(params.seed))
         self._seen = set(prompt_ids)
+        self._forced: list[int] = []
 
     def __call__(self, logits: NDArray[Any]) -> int:
         """The next token for ``logits`` [vocabulary]; raises :class:`ReplyError` unless all are finite."""
@@ -85,20 +108,45 @@ class Sampler:
             raise ReplyError(
                 "cannot choose a token: the logits are not finite. Make a new key and try again."
             )
-        token = self._choose(self._penalised(np.asarray(logits, dtype=np.float64)))
-        self._seen.add(token)
+        forced = self.forced()
+        token = forced[0] if forced else self._choose(self._permitted(self._penalised(logits)))
+        self.accept(token)
         return token
+
+    def forced(self) -> Sequence[int]:
+        """The next tokens, where the constraint leaves no choice."""
+        if not self._forced and self._constraint is not None:
+            self._forced = list(self._constraint.forced())
+        return tuple(self._forced)
+
+    def accept(self, token: int) -> None:
+        """Count ``token`` as chosen."""
+        self._seen.add(token)
+        del self._forced[:1]
+        if self._constraint is not None and not self.complete:
+            self._constraint.accept(token)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the constraint allows nothing more."""
+        return self._constraint is not None and self._constraint.complete
 
     def fork(self) -> Sampler:
         """An independent sampler that would choose as this one does from here on."""
-        other = Sampler(self._params, self._seen)
+        other = Sampler(self._params, self._seen, self._constraint and self._constraint.fork())
         other._random.bit_generator.state = self._random.bit_generator.state
+        other._forced = list(self._forced)
         return other
 
-    def _penalised(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _permitted(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
+        if self._constraint is None:
+            return logits
+        return np.where(self._constraint.allowed(), logits, -np.inf)
+
+    def _penalised(self, raw: NDArray[Any]) -> NDArray[np.float64]:
         """Divide positive logits of seen tokens by the penalty, multiply negative ones (Keskar et al.,
         "CTRL", 2019, section 4.1, with the sign rule of transformers)."""
-        penalty = self._params.repetition_penalty
+        penalty, logits = self._params.repetition_penalty, np.asarray(raw, dtype=np.float64)
         if penalty == 1.0 or not self._seen:
             return logits
         seen = np.fromiter(self._seen, dtype=np.int64)
@@ -170,7 +218,8 @@ class StopMatcher:
         return 0
 
 
-def _require_int(name: str, value: object, least: int) -> None:
+def require_int(name: str, value: object, least: int) -> None:
+    """Raise :class:`RequestError` unless ``value`` is a whole number of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise RequestError(
             f"cannot use {name}={value!r}: it must be a whole number of at least {least}. Change it."

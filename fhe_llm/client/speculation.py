@@ -16,10 +16,13 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fhe_llm.client.sampling import RequestError, Sampler
+from fhe_llm.client.sampling import Sampler
+from fhe_llm.errors import RequestError
 
 MAX_DRAFT: Final = 32
 """More drafts in one pass than ever pay."""
+_MOST_FORCED: Final = 63
+"""Forced tokens in one pass, with the one before them: as many as a round of the prompt has."""
 _LONGEST_MATCH: Final = 8
 _WORTHWHILE: Final = 1.05
 """Gain in tokens per second, as estimated, below which a pass carries no drafts."""
@@ -63,12 +66,12 @@ def verify(
     for. This is the rejection rule of Leviathan et al. ("Fast Inference from Transformers via Speculative Decoding",
     2023, algorithm 1) and Chen et al. (2023) for drafts that are point masses: x is kept with probability
     min(1, p(x)/1) = p(x), and otherwise replaced by a draw from norm(max(0, p - q)), which is p without x. One draw a
-    token, so a seed gives the tokens it gives without drafts. Stops behind an end token.
+    token, so a seed gives the tokens it gives without drafts. Stops behind an end token and where a grammar ends.
     """
     chosen: list[int] = []
     for row, draft in zip(logits, [*drafts, None], strict=True):
         chosen.append(sampler(row))
-        if chosen[-1] != draft or chosen[-1] in end_ids:
+        if chosen[-1] != draft or chosen[-1] in end_ids or sampler.complete:
             break
     return chosen
 
@@ -192,10 +195,12 @@ class Speculator:
 
     def propose(self, ids: Sequence[int], most: int, sampler: Sampler) -> tuple[int, ...]:
         """Drafts behind ``ids`` (prompt and answer so far), at most ``most``; with ``fixed`` exactly as many as the
-        settings say, filled up with repetitions of the last token."""
+        settings say, filled up with repetitions of the last token. Tokens that a grammar forces are drafts that
+        cannot be wrong."""
+        forced = sampler.forced()[: max(0, min(most, _MOST_FORCED))]
         most = max(0, min(most, self.settings.max_draft))
-        self._watched, drafts = None, tuple[int, ...]()
-        plan = self._plan(ids, most) if most else None
+        self._watched, drafts = None, tuple(forced[:most] if self.settings.fixed else forced)
+        plan = self._plan(ids, most) if most and not drafts else None
         if plan is not None:
             drafter, acceptance, count = plan
             found = drafter.draft(

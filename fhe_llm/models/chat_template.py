@@ -15,6 +15,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from fhe_llm.errors import ModelError
 from fhe_llm.models.tokenizer import TextTokenizer, special_pattern
+from fhe_llm.models.tools import takes_tools
 
 Message: TypeAlias = Mapping[str, Any]
 """``{"role": ..., "content": ...}``; templates may read more keys."""
@@ -32,12 +33,20 @@ class ChatTemplate:
     def __init__(self, source: str, *, bos_token: str = "", eos_token: str = "") -> None:
         """Raises :class:`ModelError` where the template has a syntax error."""
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
+        self.takes_tools = takes_tools(source)
+        """Whether the template tells the model of tools by itself."""
         try:
             self._template = _environment().from_string(source)
         except (jinja2.TemplateError, RecursionError) as error:
             raise ModelError(f"cannot compile chat template: {error}. Use another model.") from None
 
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        add_generation_prompt: bool = True,
+    ) -> str:
         """The prompt as text. Raises :class:`ModelError` with the template's own complaint, or where the
         sandbox stops it."""
         pieces, size = [], 0
@@ -45,6 +54,7 @@ class ChatTemplate:
             for piece in self._template.generate(
                 messages=copy.deepcopy(list(messages)),
                 add_generation_prompt=add_generation_prompt,
+                **({"tools": copy.deepcopy(list(tools))} if tools else {}),
                 **self._tokens,
             ):
                 pieces.append(piece)
@@ -62,7 +72,12 @@ class ChatTemplate:
         return "".join(pieces)
 
     def encode(
-        self, tokenizer: TextTokenizer, messages: Sequence[Message], *, add_generation_prompt: bool = True
+        self,
+        tokenizer: TextTokenizer,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        add_generation_prompt: bool = True,
     ) -> list[int]:
         """Token ids of the prompt. Control tokens come from the template only: special tokens spelled out in
         a message are encoded as the plain text they are.
@@ -71,12 +86,13 @@ class ChatTemplate:
         token, so that no special token can match across or inside them. Where both renderings hold the same
         control tokens, nothing was injected, and the ids are those of transformers' ``apply_chat_template``.
         """
-        text = self.render(messages, add_generation_prompt=add_generation_prompt)
+        text = self.render(messages, tools=tools, add_generation_prompt=add_generation_prompt)
         specials = tokenizer.special_tokens
         mark = _unused_character(text)
         starts = str.maketrans({token[0]: token[0] + mark for token in specials})
         marked = self.render(
             [_map_strings(message, starts) for message in messages],
+            tools=_map_strings(list(tools), starts),
             add_generation_prompt=add_generation_prompt,
         )
         pattern = special_pattern(list(specials))

@@ -238,7 +238,7 @@ def _threads(asked: int | None) -> int:
 
 def _numbers(text: str) -> list[int]:
     """Whole numbers from 1, with commas between them; raises :class:`RequestError`."""
-    from fhe_llm.client.sampling import RequestError
+    from fhe_llm.errors import RequestError
 
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and int(part) >= 1 for part in parts):

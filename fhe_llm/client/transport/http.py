@@ -25,6 +25,7 @@ from fhe_llm.client.transport.operations import (
     Pause,
     Round,
     Routine,
+    TimedOut,
     Unreachable,
 )
 from fhe_llm.client.transport.websocket import AsyncSocket, NoWebSocket, Socket
@@ -194,6 +195,13 @@ class AsyncHttpTransport:
             await self._socket.close()
         await self._client.aclose()
 
+    async def abandon(self) -> None:
+        """Close all connections at once: the event loop is about to end, and no handshake can finish."""
+        self._leave_parent()
+        if self._socket is not None:
+            self._socket.drop()
+        await self._client.aclose()
+
     def _leave_parent(self) -> None:
         """After a fork: a client of our own; the socket sees to itself."""
         if self._process != os.getpid():
@@ -252,5 +260,5 @@ def _check_size(body: bytearray, call: HttpCall) -> None:
 
 def _unreachable(error: httpx.HTTPError) -> Unreachable:
     if isinstance(error, httpx.TimeoutException):
-        return Unreachable("it did not answer in time")
+        return TimedOut("it did not answer in time")
     return Unreachable(f"the connection failed ({error or type(error).__name__})")
