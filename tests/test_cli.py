@@ -66,6 +66,7 @@ def test_generate_json_has_what_a_program_needs(proxy: ProxyProcess) -> None:
         "bytes_down": int,
         "rounds": int,
         "decoding": dict,
+        "tool_calls": list,
         "timings": dict,
         "receipt": dict,
     } == {name: type(value) for name, value in answer.items()}
