@@ -40,12 +40,6 @@ def encoding_tables(ring_degree: int) -> EncodingTables:
     return EncodingTables((one_mod_four - 1) // 4, twist)
 
 
-def encode(preset: Preset, slots: Slots, log_scale: float) -> Words:
-    """:func:`encode_slot_order` in SEAL's order."""
-    tables = rns.ring_tables(preset.ring_degree, preset.data_primes)
-    return np.ascontiguousarray(encode_slot_order(preset, slots, log_scale)[..., tables.seal_from_slot])
-
-
 def encode_slot_order(preset: Preset, slots: Slots, log_scale: float) -> Words:
     """Slots [n, N/2] to plaintext words [n, data limbs, N] in slot-order NTT form, at scale 2^log_scale.
 
