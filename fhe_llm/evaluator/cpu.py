@@ -15,6 +15,7 @@ from fhe_llm.errors import ParameterError
 from fhe_llm.evaluator import keyswitch, pipeline
 from fhe_llm.evaluator.arena import Arena
 from fhe_llm.evaluator.contract import EncodedLayer, EvaluationKeys, Job, MissingRotationKeyError, Timings
+from fhe_llm.evaluator.linear import BLOCK
 from fhe_llm.evaluator.packed import PackedEngine, encode_packed
 from fhe_llm.evaluator.packed_plan import PackedPlan, Plan
 from fhe_llm.evaluator.plan import LinearPlan
@@ -137,6 +138,7 @@ class CpuEvaluator:
         plan, todo = layer.plan, schedule(layer.plan)
         limbs, n = len(self.preset.data_primes), self.preset.ring_degree
         count, groups, replies = len(jobs), len(todo.giant), len(jobs) * plan.output_ciphertexts
+        sources = plan.input_ciphertexts * plan.babies
         babies = [[job.keys.address[k] for k in range(plan.babies)] for job in jobs]
         giants = [[job.keys.address[k] for k in todo.giant.tolist()] for job in jobs]
         words = arena.words
@@ -152,7 +154,8 @@ class CpuEvaluator:
             target=todo.target,
             giant=todo.giant,
             digits=words(count * plan.input_ciphertexts, limbs, limbs + 1, n),
-            rotated=words(count, plan.input_ciphertexts * plan.babies, 2, limbs, n),
+            rotated=words(count, sources, 2, limbs, n),
+            side_by_side=words(self.threads, 4 * count * sources * BLOCK).view(np.uint64),
             sums=words(count, groups, 2, limbs, n),
             switched=words(self.threads, replies, 2, limbs + 1, n),
             direct=words(self.threads, replies, 2, limbs, n),

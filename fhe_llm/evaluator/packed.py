@@ -95,7 +95,7 @@ class PackedEngine:
         limbs, n = len(self._preset.data_primes), self._preset.ring_degree
         inputs = np.empty((plan.input_ciphertexts, 2, limbs, n), dtype=np.uint32)
         digits = np.empty((len(inputs), limbs, limbs + 1, n), dtype=np.uint32)
-        rows = _key_rows(job, range(plan.babies))
+        rows, starts = _key_rows(job, range(plan.babies)), np.arange(0, n, plan.width, dtype=np.int32)
 
         def decompose(first: int, last: int) -> None:
             w = keyswitch.workspace(n, limbs)
@@ -106,7 +106,7 @@ class PackedEngine:
         def turn(first: int, last: int) -> None:
             w = keyswitch.workspace(n, limbs)
             packed_linear.baby_steps(
-                inputs, digits, job.keys.words, rows, x, first_column, first, last, w, self._tables
+                inputs, digits, job.keys.words, rows, starts, x, first_column, first, last, w, self._tables
             )
 
         np.take(job.inputs, self._ring.slot_from_seal, axis=-1, out=inputs)
@@ -118,6 +118,7 @@ class PackedEngine:
     ) -> None:
         """Encode some rows of weights, multiply them with every column, go on. Chunks are whole tiles of rows."""
         plan = _packed(layer)
+        limbs, n = len(self._preset.data_primes), self._preset.ring_degree
         tables = packed_encoding.packed_tables(plan.preset_name, plan.width)
         depth, units = x.shape[2], x.shape[0]
         scale, steps = 2.0**layer.log_weight_scale, packed_encoding.giant_steps(plan)
@@ -128,8 +129,9 @@ class PackedEngine:
             v = arena.array("v", (_whole_tiles(rows), units * depth + LINE_WORDS), np.int32)
 
             def encode(first: int, last: int, base: int = base, v: NDArray[np.int32] = v) -> None:
+                w = keyswitch.workspace(n, limbs)
                 packed_encoding.encode_rows(
-                    layer.words, scale, plan.babies, steps, base, v, first, last, tables
+                    layer.words, scale, plan.babies, steps, base, v, first, last, w, tables
                 )
 
             def multiply(first: int, last: int, base: int = base, v: NDArray[np.int32] = v) -> None:
@@ -143,31 +145,28 @@ class PackedEngine:
     ) -> list[NDArray[np.uint32]]:
         limbs, n, outputs = len(self._preset.data_primes), self._preset.ring_degree, plan.output_ciphertexts
         replies = np.empty((len(jobs), outputs, 2, self._preset.reply_limbs, n), dtype=np.uint32)
-        steps = packed_encoding.giant_steps(plan)
+        steps, columns = packed_encoding.giant_steps(plan), 4 * plan.rows * len(jobs)
+        starts = np.arange(plan.width, dtype=np.int32) * np.int32(columns)
         key_rows = [_key_rows(job, plan.giant_rotations) for job in jobs]
 
         def turn(first: int, last: int) -> None:
             w = keyswitch.workspace(n, limbs)
-            switched = np.empty((2, limbs + 1, n), dtype=np.uint32)
-            direct = np.empty((2, limbs, n), dtype=np.uint32)
             for task in range(first, last):
                 j, output = divmod(task, outputs)
                 packed_linear.giant_steps(
                     products[output * len(steps) : (output + 1) * len(steps)],
                     4 * plan.rows * j,
-                    4 * plan.rows * len(jobs),
-                    plan.width,
+                    columns,
+                    starts,
                     jobs[j].keys.words,
                     key_rows[j],
                     steps,
-                    switched,
-                    direct,
                     w,
                     self._tables,
                 )
                 for c in range(2):
                     linear.finish(
-                        switched[c], direct[c], replies[j, output, c], self._special_mod, w, self._tables
+                        w.switched[c], w.direct[c], replies[j, output, c], self._special_mod, w, self._tables
                     )
 
         self._split(len(jobs) * outputs, turn)
