@@ -16,10 +16,10 @@ from fhe_llm.evaluator.contract import EncodedLayer, Job
 from fhe_llm.evaluator.crew import Crew
 from fhe_llm.evaluator.keyswitch import Workspace
 from fhe_llm.evaluator.packed_plan import PackedPlan
-from fhe_llm.evaluator.packed_reference import check_packed
 from fhe_llm.evaluator.packed_scale import packed_log_weight_scale
 from fhe_llm.evaluator.packed_tile import TILE_COLUMNS, TILE_ROWS
 from fhe_llm.evaluator.rns import ring_tables
+from fhe_llm.evaluator.schedule import check_weights
 from fhe_llm.params import Preset
 
 GROUPS_PER_PASS: Final = 2
@@ -33,7 +33,7 @@ CHUNK_BYTES: Final = 8 << 20
 
 def encode_packed(preset: Preset, name: str, plan: PackedPlan, weights: NDArray[np.float32]) -> EncodedLayer:
     """The layer as float weights [out_features, in_features] (not copied); raises :class:`ParameterError`."""
-    check_packed(name, plan, weights)
+    check_weights(name, plan, weights)
     log_scale = packed_log_weight_scale(preset, plan, weights)
     packed_encoding.check_scale(preset, name, log_scale, weights)
     return EncodedLayer(name, plan, log_scale, np.ascontiguousarray(weights, dtype=np.float32))

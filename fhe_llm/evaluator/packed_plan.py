@@ -26,8 +26,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fhe_llm.errors import ParameterError
-from fhe_llm.evaluator.plan import MAX_FEATURES, LinearPlan, plan_linear
+from fhe_llm.evaluator.plan import MAX_FEATURES, LinearPlan, check_sizes, plan_linear
 from fhe_llm.params import Preset, preset
 
 PACKED_VERSION: Final = 1
@@ -160,10 +159,7 @@ def packed_plans(parameters: Preset, out_features: int, in_features: int) -> tup
 
     Empty where no group fits the wire. Raises :class:`ParameterError` for sizes outside 1 ... 2^18.
     """
-    if not (1 <= out_features <= MAX_FEATURES and 1 <= in_features <= MAX_FEATURES):
-        raise ParameterError(
-            f"cannot plan a {out_features} x {in_features} product: sizes must be 1 to {MAX_FEATURES}. Split the layer."
-        )
+    check_sizes(out_features, in_features)
     plans = [
         PackedPlan(parameters.name, in_features, out_features, tokens, _baby_steps(parameters, tokens))
         for tokens in GROUP_TOKENS

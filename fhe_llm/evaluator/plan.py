@@ -229,11 +229,16 @@ def plan_linear(parameters: Preset, out_features: int, in_features: int) -> Line
 
     Raises :class:`ParameterError` for sizes outside 1 ... 2^18.
     """
+    check_sizes(out_features, in_features)
+    return best_plan(parameters, out_features, in_features, CostModel())
+
+
+def check_sizes(out_features: int, in_features: int) -> None:
+    """Raise :class:`ParameterError` for sizes outside 1 ... 2^18."""
     if not (1 <= out_features <= MAX_FEATURES and 1 <= in_features <= MAX_FEATURES):
         raise ParameterError(
             f"cannot plan a {out_features} x {in_features} product: sizes must be 1 to {MAX_FEATURES}. Split the layer."
         )
-    return best_plan(parameters, out_features, in_features, CostModel())
 
 
 def best_plan(parameters: Preset, out_features: int, in_features: int, model: CostModel) -> LinearPlan:
@@ -247,12 +252,6 @@ def best_plan(parameters: Preset, out_features: int, in_features: int, model: Co
     raise ParameterError(
         f"cannot plan a {out_features} x {in_features} product: no layout covers it. Report this size as a bug."
     )
-
-
-def galois_elements(parameters: Preset, plans: Iterable[LinearPlan]) -> tuple[int, ...]:
-    """Galois elements 3^k mod 2N that the plans' rotations need, ascending."""
-    steps = {k for plan in plans for k in plan.rotations}
-    return tuple(sorted(pow(3, k, 2 * parameters.ring_degree) for k in steps))
 
 
 def _candidates(parameters: Preset, out_features: int, in_features: int) -> Iterable[LinearPlan]:

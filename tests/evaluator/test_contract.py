@@ -14,7 +14,8 @@ from fhe_llm.errors import ParameterError
 from fhe_llm.evaluator import rns
 from fhe_llm.evaluator.contract import EncodedLayer, EvaluationKeys, Evaluator, Job, MissingRotationKeyError
 from fhe_llm.evaluator.cpu import CpuEvaluator
-from fhe_llm.evaluator.plan import LinearPlan, galois_elements, plan_linear
+from fhe_llm.evaluator.packed_plan import plan_elements
+from fhe_llm.evaluator.plan import LinearPlan, plan_linear
 from fhe_llm.evaluator.reference import ReferenceEvaluator
 from fhe_llm.params import PRESETS, Preset
 
@@ -238,7 +239,7 @@ class TestCpuWide(TestCpu):
 
 def test_the_keys_of_the_real_model_fit_twelve_megabytes() -> None:
     preset = PRESETS["default"]
-    elements = galois_elements(preset, [plan_linear(preset, *shape) for shape in SHAPES[:4]])
+    elements = plan_elements(preset, [plan_linear(preset, *shape) for shape in SHAPES[:4]])
     limbs, bits = len(preset.primes), sum(preset.prime_bits)
     key_bytes = (limbs - 1) * 2 * bits * preset.ring_degree // 8
     assert len(elements) == 51

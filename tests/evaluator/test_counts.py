@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from fhe_llm.evaluator.counts import Counts, counts, ntt_count
-from fhe_llm.evaluator.plan import galois_elements, plan_linear
+from fhe_llm.evaluator.packed_plan import plan_elements
+from fhe_llm.evaluator.plan import plan_linear
 from fhe_llm.params import preset
 from fhe_llm.wire import frame as wire
 from fhe_llm_server.rounds import DROP_C0
@@ -80,7 +81,7 @@ def test_a_token_stays_within_its_bounds() -> None:
 
 
 def test_the_keys_of_a_client_stay_within_their_bounds() -> None:
-    elements = galois_elements(DEFAULT, [plan_linear(DEFAULT, *shape) for shape in SHAPES.values()])
+    elements = plan_elements(DEFAULT, [plan_linear(DEFAULT, *shape) for shape in SHAPES.values()])
     limbs, degree = len(DEFAULT.data_primes), DEFAULT.ring_degree
     words = np.ones((len(elements), limbs, 2, limbs + 1, degree), np.uint32)
     assert len(elements) <= KEYS

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fhe_llm.errors import ParameterError
-from fhe_llm.evaluator.plan import MAX_FEATURES, LinearPlan, galois_elements, plan_linear
+from fhe_llm.evaluator.plan import MAX_FEATURES, LinearPlan, plan_linear
 from fhe_llm.evaluator.schedule import schedule
 from fhe_llm.params import PRESETS
 
@@ -64,12 +64,6 @@ def test_counts_of_smollm2_layers(
     assert plan.product_count <= products
     assert plan.output_ciphertexts == replies
     assert plan.input_ciphertexts == 1
-
-
-def test_galois_elements_are_the_union_of_the_rotations() -> None:
-    plans = [plan_linear(DEFAULT, 960, 576), plan_linear(DEFAULT, 576, 1536)]
-    steps = {k for plan in plans for k in plan.rotations}
-    assert galois_elements(DEFAULT, plans) == tuple(sorted(pow(3, k, 8192) for k in steps))
 
 
 @pytest.mark.parametrize("shape", [(0, 5), (5, 0), (MAX_FEATURES + 1, 5), (5, MAX_FEATURES + 1), (-1, 1)])

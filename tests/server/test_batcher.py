@@ -15,7 +15,8 @@ from rounds_kit import DEFAULT, InstantEvaluator, job, residues
 
 from fhe_llm.evaluator.contract import EncodedLayer, EvaluationKeys
 from fhe_llm.evaluator.cpu import CpuEvaluator
-from fhe_llm.evaluator.plan import galois_elements, plan_linear
+from fhe_llm.evaluator.packed_plan import plan_elements
+from fhe_llm.evaluator.plan import plan_linear
 from fhe_llm.params import preset
 from fhe_llm_server.batcher import BATCH_JOBS, Batcher
 from fhe_llm_server.metrics import Metrics
@@ -244,7 +245,7 @@ async def test_sessions_with_their_own_keys_share_a_pass_and_get_the_bytes_they_
         evaluator.encode(name, plan, np.random.default_rng(n).standard_normal((24, 40)).astype(np.float32))
         for n, name in enumerate("ab")
     ]
-    elements = galois_elements(DEFAULT, [plan])
+    elements = plan_elements(DEFAULT, [plan])
     shape = (len(elements), 2, 2, 3, DEFAULT.ring_degree)
     keys = [
         evaluator.prepare_keys(EvaluationKeys(DEFAULT, elements, residues(shape, DEFAULT.primes, seed)))
