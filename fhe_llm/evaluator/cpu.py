@@ -65,7 +65,7 @@ class CpuEvaluator:
 
     @property
     def parallel(self) -> int:
-        """Evaluations worth running at once: each then has a thread to itself and waits for no other."""
+        """See :class:`fhe_llm.evaluator.contract.Evaluator`: one for each thread."""
         return self.threads
 
     def encode(self, name: str, plan: Plan, weights: NDArray[np.float32]) -> EncodedLayer:
@@ -153,15 +153,16 @@ class CpuEvaluator:
         )
 
     def _check_layer(self, layer: EncodedLayer) -> None:
-        """The kernels trust shapes: words that are not the plan's would be read past their end."""
-        plan = layer.plan
-        if isinstance(plan, PackedPlan):
-            wanted: tuple[int, ...] = (plan.out_features, plan.in_features)
-        else:
-            wanted = encoded_shape(self.preset, plan)
-        if layer.words.shape != wanted:
+        """The kernels trust shapes and layouts: words that are not the plan's would be read past their end."""
+        words, (kind, shape) = layer.words, _encoded_form(self.preset, layer.plan)
+        if words.dtype != kind or words.shape != shape:
             raise ParameterError(
-                f"cannot evaluate {layer.name}: its words are {layer.words.shape}, not {wanted}. Encode it anew."
+                f"cannot evaluate {layer.name}: its words are {words.dtype} {words.shape}, not {kind} {shape}. "
+                "Encode it anew."
+            )
+        if not words.flags.c_contiguous:
+            raise ParameterError(
+                f"cannot evaluate {layer.name}: its words are not contiguous in memory. Copy them or encode it anew."
             )
 
     def _check(self, plan: Plan, job: Job) -> None:
@@ -176,6 +177,13 @@ class CpuEvaluator:
                 f"cannot rotate by {missing[0]}: {len(missing)} rotation keys are missing. "
                 "Upload evaluation keys made for this model's plans."
             )
+
+
+def _encoded_form(preset: Preset, plan: Plan) -> tuple[str, tuple[int, ...]]:
+    """Kind and shape of the words of a layer."""
+    if isinstance(plan, PackedPlan):
+        return "float32", (plan.out_features, plan.in_features)
+    return "uint32", encoded_shape(preset, plan)
 
 
 def _steps_of_elements(ring_degree: int) -> dict[int, int]:

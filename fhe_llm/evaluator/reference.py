@@ -30,6 +30,11 @@ class ReferenceEvaluator:
     def __init__(self, preset: Preset) -> None:
         self.preset = preset
 
+    @property
+    def parallel(self) -> int:
+        """One: NumPy gains nothing from company."""
+        return 1
+
     def encode(self, name: str, plan: Plan, weights: NDArray[np.float32]) -> EncodedLayer:
         """Weights [out_features, in_features] as slots [products, slots], at scale one."""
         if isinstance(plan, PackedPlan):

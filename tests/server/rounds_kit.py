@@ -81,6 +81,8 @@ def request_frame(
 class InstantEvaluator:
     """Answers with the first limbs of the inputs; ``before`` runs first, to block or to fail."""
 
+    parallel = 1
+
     def __init__(self, parameters: Preset = DEFAULT, before: Callable[[], None] | None = None) -> None:
         self.preset = parameters
         self.before = before
