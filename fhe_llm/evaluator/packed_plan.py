@@ -6,7 +6,7 @@ Output block o of G features is y_o = sum over inputs i and offsets -G < k < G o
 
     u[g] = W[o G + g, i G + g + k] where 0 <= g + k < G, and 0 elsewhere.
 
-The added G keeps every rotation positive (one set of keys for all plans) and moves token t's answer to row t - 1. Slots
+The added G keeps every rotation positive (one set of keys for all plans) and moves token t's answer to row t - 1. Slot
 vectors of period G are polynomials in X^{N/2G}: G distinct words per prime whatever T is, hence plaintexts can be
 made when they are needed. The zeros double the products, but a rotation serves all tokens and the
 products run at the multiplier's speed. Why not the other folds: filling the imaginary parts with a second token keeps
@@ -43,7 +43,9 @@ class PackedCostModel:
     """Microseconds on two cores of one operation; ``product`` is a ciphertext times a plaintext.
 
     ``encode`` is what making a plaintext costs for each of its G words, ``streamed`` a product with stored weights.
-    ``reply`` and ``request`` are all that a ciphertext costs outside the evaluator.
+    ``reply`` and ``request`` are all that a ciphertext costs outside the evaluator. Set by hand at N = 4096 on the kind
+    of machine that docs/performance.md names; no record of that is kept, and ``fhe-llm bench calibrate`` does not fit
+    them. They choose how a client groups its tokens; plans and their ids do not depend on them.
     """
 
     rotation: float = 36.0

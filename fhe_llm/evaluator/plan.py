@@ -41,7 +41,13 @@ each costs a client 186 KB at N = 4096."""
 
 @dataclass(frozen=True, slots=True)
 class CostModel:
-    """Relative costs of one operation on one ciphertext, in microseconds on two cores."""
+    """Relative costs of one operation on one ciphertext, in microseconds on two cores.
+
+    Set by hand, not fitted: a rotation and a product near half their thread time on a 2.6 GHz AVX-512 machine
+    (docs/adr/0012), a ciphertext each way as it was when the planner was written. ``fhe-llm bench calibrate`` fits a
+    machine: docs/results/calibrate.json has 54, 0, 581 and 581 for two cores of AMD EPYC, which would plan the layers
+    of SmolLM2 alike (docs/performance.md). Another cost is another plan, and another plan id on both sides.
+    """
 
     rotation: float = 20.0
     product: float = 1.5
