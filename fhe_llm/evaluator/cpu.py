@@ -13,7 +13,7 @@ from fhe_llm.errors import ParameterError
 from fhe_llm.evaluator import keyswitch, pipeline
 from fhe_llm.evaluator.arena import Arena
 from fhe_llm.evaluator.contract import EncodedLayer, EvaluationKeys, Job, MissingRotationKeyError, Timings
-from fhe_llm.evaluator.crew import Crew
+from fhe_llm.evaluator.crew import Crew, Scratch
 from fhe_llm.evaluator.linear import BLOCK
 from fhe_llm.evaluator.packed import GROUPS_PER_PASS, PackedEngine, encode_packed
 from fhe_llm.evaluator.packed_plan import PackedPlan, Plan
@@ -44,8 +44,8 @@ class _Pass:
     jobs: Sequence[Job]
     tables: keyswitch.EngineTables
 
-    def __call__(self, w: keyswitch.Workspace) -> None:
-        pipeline.run(self.round, w, self.tables)
+    def __call__(self, scratch: Scratch) -> None:
+        pipeline.run(self.round, scratch.workspace, self.tables)
 
 
 class CpuEvaluator:

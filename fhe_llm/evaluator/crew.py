@@ -10,9 +10,34 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from dataclasses import dataclass
 
-from fhe_llm.evaluator.arena import Arena
+import numpy as np
+from numpy.typing import NDArray
+
+from fhe_llm.evaluator.arena import Arena, aligned
 from fhe_llm.evaluator.keyswitch import Workspace, workspace
+
+
+@dataclass(frozen=True, slots=True)
+class Scratch:
+    """What a thread keeps to write to: the workspace of a rotation, and for packed plans two ciphertexts and the words
+    of sixteen plaintexts with up to N/16 features."""
+
+    workspace: Workspace
+    ciphertexts: NDArray[np.uint32]  # [2, 2, L, N]
+    reals: NDArray[np.float64]  # [N]
+    lanes: NDArray[np.uint32]  # [L N]
+
+    @classmethod
+    def fresh(cls, ring_degree: int, data_limbs: int) -> Scratch:
+        """Scratch for one thread."""
+        return cls(
+            workspace(ring_degree, data_limbs),
+            aligned(np.uint32, 2, 2, data_limbs, ring_degree),
+            aligned(np.float64, ring_degree),
+            aligned(np.uint32, data_limbs * ring_degree),
+        )
 
 
 class Crew:
@@ -40,7 +65,7 @@ class Crew:
             with self._lock:
                 self._active -= 1
 
-    def run(self, work: Callable[[Workspace], None]) -> None:
+    def run(self, work: Callable[[Scratch], None]) -> None:
         """Call ``work`` here and on every thread left over; all of them have ended on return, or one raises.
 
         ``work`` divides what there is to do itself. A helper may come when nothing is left, and one that has not begun
@@ -62,9 +87,9 @@ class Crew:
         """Stop the threads."""
         self.pool.shutdown(wait=True)
 
-    def _call(self, work: Callable[[Workspace], None]) -> None:
+    def _call(self, work: Callable[[Scratch], None]) -> None:
         """A thread keeps its scratch."""
-        scratch = getattr(self._local, "workspace", None)
+        scratch = getattr(self._local, "scratch", None)
         if scratch is None:
-            scratch = self._local.workspace = workspace(*self._shape)
+            scratch = self._local.scratch = Scratch.fresh(*self._shape)
         work(scratch)

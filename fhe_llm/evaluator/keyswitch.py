@@ -18,6 +18,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from fhe_llm.evaluator import ntt
+from fhe_llm.evaluator.arena import aligned
 from fhe_llm.evaluator.lanes import (
     WORDS,
     add,
@@ -54,19 +55,14 @@ class EngineTables(NamedTuple):
 
 class Workspace(NamedTuple):
     """Scratch of one thread. Kernels allocate nothing themselves: a thread that failed in the midst of a pass would
-    leave the others waiting for it. ``reals`` and ``lanes`` are for encoding."""
+    leave the others waiting for it. They hand it on by value, so it holds no more than a rotation needs."""
 
     x: NDArray[np.uint32]  # [N]
     y: NDArray[np.uint32]  # [N]
     z: NDArray[np.uint32]  # [N]
-    edge: NDArray[np.uint32]  # [2, WORDS]
     rotated: NDArray[np.uint32]  # [L, N]
     digits: NDArray[np.uint32]  # [L, M, N]
     switched: NDArray[np.uint32]  # [2, M, N]
-    turned: NDArray[np.uint32]  # [2, L, N]
-    direct: NDArray[np.uint32]  # [2, L, N]
-    reals: NDArray[np.float64]  # [N]
-    lanes: NDArray[np.uint32]  # [L, N]
 
 
 @lru_cache(maxsize=8)
@@ -75,7 +71,8 @@ def engine_tables(ring_degree: int, primes: tuple[int, ...]) -> EngineTables:
     ring = ring_tables(ring_degree, primes)
 
     def stack(name: str) -> NDArray[np.uint32]:
-        return np.stack([getattr(t, name) for t in ring.primes])
+        rows = [getattr(t, name) for t in ring.primes]
+        return np.stack(rows, out=aligned(np.uint32, len(rows), *rows[0].shape))
 
     count = len(primes)
     inverse = np.zeros((count, count, 2), dtype=np.uint32)
@@ -104,27 +101,22 @@ def workspace(ring_degree: int, data_limbs: int) -> Workspace:
     """Fresh scratch for one thread."""
 
     def words(*shape: int) -> NDArray[np.uint32]:
-        return np.empty((*shape, ring_degree), dtype=np.uint32)
+        return aligned(np.uint32, *shape, ring_degree)
 
     limbs = data_limbs + 1
     return Workspace(
         x=words(),
         y=words(),
         z=words(),
-        edge=np.empty((2, WORDS), dtype=np.uint32),
         rotated=words(data_limbs),
         digits=words(data_limbs, limbs),
         switched=words(2, limbs),
-        turned=words(2, data_limbs),
-        direct=words(2, data_limbs),
-        reals=np.empty(ring_degree),
-        lanes=words(data_limbs),
     )
 
 
 def to_montgomery(words: NDArray[np.uint32], primes: tuple[int, ...]) -> NDArray[np.uint32]:
     """words [..., limbs, N] times 2^32: a new C-contiguous array (an indexed one may be strided)."""
-    out = np.empty(words.shape, dtype=np.uint32)
+    out: NDArray[np.uint32] = aligned(np.uint32, *words.shape)
     for limb, q in enumerate(primes):
         out[..., limb, :] = ((words[..., limb, :].astype(np.uint64) << np.uint64(32)) % np.uint64(q)).astype(
             np.uint32
@@ -238,12 +230,11 @@ def key_multiply(digits, key, k, out, start, edge, t):  # type: ignore[no-untype
     """out [2, M, N] (+)= sum over digits of (digit rotated by k) * key; 2 L M N word products.
 
     Montgomery: keys come times 2^32. The sum of two products is below 2^63 and leaves room for the multiple of q that
-    clears its low half. ``edge`` [2, WORDS] is overwritten.
+    clears its low half. ``edge``, 2 WORDS at least, is overwritten.
     """
     count, limbs, n = digits.shape
     half, step = n // 2, limbs * n
     x, y, z = view(digits, 0, digits.size), view(key, 0, key.size), view(out, 0, out.size)
-    words = view(edge, 0, 2 * WORDS)
     for limb in range(limbs):
         q = spread(t.q[limb])
         q_lanes, negated = even(q), even(spread(np.uint32(np.uint32(0) - t.q_inverse[limb])))
@@ -259,9 +250,9 @@ def key_multiply(digits, key, k, out, start, edge, t):  # type: ignore[no-untype
                         continue
                     for j in range(WORDS):  # across the end of the half, or without a second digit
                         back = half if half - WORDS < i + k < half and i + j + k >= half else 0
-                        words[j] = x[at0 + j - back]
-                        words[WORDS + j] = x[at1 + j - back] if paired else 0
-                    _multiply_block(words, 0, WORDS, y, key0, key1, z, to, step, fresh, q, negated, q_lanes)
+                        edge[j] = x[at0 + j - back]
+                        edge[WORDS + j] = x[at1 + j - back] if paired else 0
+                    _multiply_block(edge, 0, WORDS, y, key0, key1, z, to, step, fresh, q, negated, q_lanes)
 
 
 @njit(inline="always")
@@ -299,7 +290,7 @@ def mod_down(acc, out, w, t):  # type: ignore[no-untyped-def]
 @njit(nogil=True, cache=True)
 def rotate_hoisted(c0, digits, key, k, out, w, t):  # type: ignore[no-untyped-def]
     """Rotate (c0 [L, N], decomposed c1) by k: ``out`` [2, L, N]. 2 inverse and 2 L forward NTTs, 2 L M N products."""
-    key_multiply(digits, key, k, w.switched, True, w.edge, t)
+    key_multiply(digits, key, k, w.switched, True, w.x, t)
     mod_down(w.switched[0], out[0], w, t)
     mod_down(w.switched[1], out[1], w, t)
     for limb in range(c0.shape[0]):
@@ -319,4 +310,4 @@ def rotate_lazily(ciphertext, key, k, switched, direct, w, t):  # type: ignore[n
         shift_add(view(ciphertext, limb * n, n), view(direct, limb * n, n), k, t.q[limb])
     for digit in range(limbs):
         _extend_digit(w.rotated, digit, view(w.digits, digit * (limbs + 1) * n, (limbs + 1) * n), False, w, t)
-    key_multiply(w.digits, key, 0, switched, False, w.edge, t)
+    key_multiply(w.digits, key, 0, switched, False, w.x, t)

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from fhe_llm.evaluator import keyswitch, linear, packed_encoding, packed_linear
 from fhe_llm.evaluator.arena import Arena
-from fhe_llm.evaluator.contract import EncodedLayer, Job
-from fhe_llm.evaluator.crew import Crew
-from fhe_llm.evaluator.keyswitch import Workspace
+from fhe_llm.evaluator.contract import EncodedLayer, Job, Words
+from fhe_llm.evaluator.crew import Crew, Scratch
 from fhe_llm.evaluator.packed_plan import PackedPlan
 from fhe_llm.evaluator.packed_scale import packed_log_weight_scale
 from fhe_llm.evaluator.packed_tile import TILE_COLUMNS, TILE_ROWS
@@ -61,10 +60,14 @@ class PackedEngine:
         """
         plan = _packed(layer)
         started = perf_counter()
-        units, columns = len(self._preset.data_primes) * plan.width, 4 * plan.rows * len(jobs)
+        limbs, n = len(self._preset.data_primes), self._preset.ring_degree
+        units, columns = limbs * plan.width, 4 * plan.rows * len(jobs)
         depth = plan.input_ciphertexts * plan.babies
         x = arena.array(np.int32, units, columns // TILE_COLUMNS, depth, TILE_COLUMNS)
-        self._baby_steps(plan, jobs, x, arena)
+        inputs = arena.words(plan.input_ciphertexts, 2, limbs, n)
+        digits = arena.words(plan.input_ciphertexts, limbs, limbs + 1, n)
+        for j, job in enumerate(jobs):
+            self._baby_steps(plan, job, x, 4 * plan.rows * j, inputs, digits)
         turned = perf_counter()
         # the last chunk begins at any row and is written in whole tiles
         rows = plan.output_ciphertexts * len(plan.giant_rotations) + TILE_ROWS - 1
@@ -75,34 +78,32 @@ class PackedEngine:
         spent += (turned - started, multiplied - turned, perf_counter() - multiplied)
         return replies
 
-    def _baby_steps(self, plan: PackedPlan, jobs: Sequence[Job], x: NDArray[np.int32], arena: Arena) -> None:
+    def _baby_steps(
+        self,
+        plan: PackedPlan,
+        job: Job,
+        x: NDArray[np.int32],
+        first_column: int,
+        inputs: Words,
+        digits: Words,
+    ) -> None:
         limbs, n = len(self._preset.data_primes), self._preset.ring_degree
-        inputs = arena.words(plan.input_ciphertexts, 2, limbs, n)
-        digits = arena.words(len(inputs), limbs, limbs + 1, n)
-        starts = np.arange(0, n, plan.width, dtype=np.int32)
-        for j, job in enumerate(jobs):
-            keys, rows, column = job.keys.words, _key_rows(job, range(plan.babies)), 4 * plan.rows * j
+        rows, starts = _key_rows(job, range(plan.babies)), np.arange(0, n, plan.width, dtype=np.int32)
 
-            def decompose(first: int, last: int, w: Workspace) -> None:
-                for task in range(first, last):
-                    i, digit = divmod(task, limbs)
-                    keyswitch.decompose_digit(inputs[i, 1], digit, digits[i, digit], w, self._tables)
+        def decompose(first: int, last: int, s: Scratch) -> None:
+            for task in range(first, last):
+                i, digit = divmod(task, limbs)
+                keyswitch.decompose_digit(inputs[i, 1], digit, digits[i, digit], s.workspace, self._tables)
 
-            def turn(
-                first: int,
-                last: int,
-                w: Workspace,
-                keys: NDArray[np.uint32] = keys,
-                rows: NDArray[np.int64] = rows,
-                column: int = column,
-            ) -> None:
-                packed_linear.baby_steps(
-                    inputs, digits, keys, rows, starts, x, column, first, last, w, self._tables
-                )
+        def turn(first: int, last: int, s: Scratch) -> None:
+            keys, turned, w = job.keys.words, s.ciphertexts[0], s.workspace
+            packed_linear.baby_steps(
+                inputs, digits, keys, rows, starts, x, first_column, first, last, turned, w, self._tables
+            )
 
-            np.take(job.inputs, self._ring.slot_from_seal, axis=-1, out=inputs)
-            self._split(len(inputs) * limbs, decompose)
-            self._split(len(inputs) * plan.babies, turn)
+        np.take(job.inputs, self._ring.slot_from_seal, axis=-1, out=inputs)
+        self._split(len(inputs) * limbs, decompose)
+        self._split(len(inputs) * plan.babies, turn)
 
     def _products(
         self, layer: EncodedLayer, x: NDArray[np.int32], products: NDArray[np.uint32], arena: Arena
@@ -119,15 +120,13 @@ class PackedEngine:
             rows = min(most, total - base)
             v = room[: _whole_tiles(rows)]
 
-            def encode(
-                first: int, last: int, w: Workspace, base: int = base, v: NDArray[np.int32] = v
-            ) -> None:
+            def encode(first: int, last: int, s: Scratch, base: int = base, v: NDArray[np.int32] = v) -> None:
                 packed_encoding.encode_rows(
-                    layer.words, scale, plan.babies, steps, base, v, first, last, w, tables
+                    layer.words, scale, plan.babies, steps, base, v, first, last, s.reals, s.lanes, tables
                 )
 
             def multiply(
-                first: int, last: int, _: Workspace, base: int = base, v: NDArray[np.int32] = v
+                first: int, last: int, _: Scratch, base: int = base, v: NDArray[np.int32] = v
             ) -> None:
                 packed_linear.multiply(v, x, products, base, first, last, tables)
 
@@ -144,7 +143,8 @@ class PackedEngine:
         starts = np.arange(plan.width, dtype=np.int32) * np.int32(columns)
         key_rows = [_key_rows(job, plan.giant_rotations) for job in jobs]
 
-        def turn(first: int, last: int, w: Workspace) -> None:
+        def turn(first: int, last: int, s: Scratch) -> None:
+            (collected, direct), w = s.ciphertexts, s.workspace
             for task in range(first, last):
                 j, output = divmod(task, outputs)
                 packed_linear.giant_steps(
@@ -155,31 +155,33 @@ class PackedEngine:
                     jobs[j].keys.words,
                     key_rows[j],
                     steps,
+                    collected,
+                    direct,
                     w,
                     self._tables,
                 )
                 for c in range(2):
                     linear.finish(
-                        w.switched[c], w.direct[c], replies[j, output, c], self._special_mod, w, self._tables
+                        w.switched[c], direct[c], replies[j, output, c], self._special_mod, w, self._tables
                     )
 
         self._split(len(jobs) * outputs, turn)
         return list(replies)
 
-    def _split(self, count: int, work: Callable[[int, int, Workspace], None]) -> None:
+    def _split(self, count: int, work: Callable[[int, int, Scratch], None]) -> None:
         """Run ``work(first, last, scratch)`` over 0 ... count: threads take one small share after another, so that none
         waits long for a last one."""
         size = max(1, count // (SHARES * self._crew.threads))
         starts = iter(range(0, count, size))
         lock = threading.Lock()
 
-        def take_shares(w: Workspace) -> None:
+        def take_shares(scratch: Scratch) -> None:
             while True:
                 with lock:
                     first = next(starts, None)
                 if first is None:
                     return
-                work(first, min(first + size, count), w)
+                work(first, min(first + size, count), scratch)
 
         self._crew.run(take_shares)
 

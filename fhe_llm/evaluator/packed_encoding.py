@@ -115,17 +115,17 @@ def giant_steps(plan: PackedPlan) -> NDArray[np.int64]:
 
 
 @njit(nogil=True, cache=True)
-def encode_rows(weights, scale, babies, steps, base, words, first, last, w, t):  # type: ignore[no-untyped-def]
+def encode_rows(weights, scale, babies, steps, base, words, first, last, reals, lanes, t):  # type: ignore[no-untyped-def]
     """Encode rows ``first`` ... ``last`` - 1 of ``words``, each [L, G, inputs * babies] flat and maybe longer (int32).
 
     Row r stands for (output, giant) number ``base`` + r, its rotation is in ``steps``; ``weights`` is [out_features,
-    in_features], ``babies`` a multiple of eight. For each sixteen plaintexts: one complex transform of 8 and L of 16
-    lanes of G points. About 3 ns a point of a plaintext.
+    in_features], ``babies`` a multiple of eight. ``reals`` [16 G] and ``lanes`` [16 L G] are overwritten. For each
+    sixteen plaintexts: one complex transform of 8 and L of 16 lanes of G points. About 3 ns a point of a plaintext.
     """
     width, limbs = t.leaf.shape[0], t.q.shape[0]
     giants, inner = steps.shape[0], -(-weights.shape[1] // width) * babies
-    real, imag = view(w.reals, 0, width * FLOATS), view(w.reals, width * FLOATS, width * FLOATS)
-    z = view(w.lanes, 0, limbs * width * WORDS)
+    real, imag = view(reals, 0, width * FLOATS), view(reals, width * FLOATS, width * FLOATS)
+    z = view(lanes, 0, limbs * width * WORDS)
     for row in range(first, last):
         out, giant = (base + row) // giants, steps[(base + row) % giants]
         for column in range(0, inner, 2 * FLOATS):

@@ -87,11 +87,12 @@ def multiply(v, x, products, base, first, last, t):  # type: ignore[no-untyped-d
 
 
 @njit(nogil=True, cache=True)
-def baby_steps(inputs, digits, keys, key_rows, starts, x, first_column, first, last, w, t):  # type: ignore[no-untyped-def]
+def baby_steps(inputs, digits, keys, key_rows, starts, x, first_column, first, last, turned, w, t):  # type: ignore[no-untyped-def]
     """Rotate inputs and spread them: tasks ``first`` ... ``last`` - 1 number (baby, input) pairs.
 
     ``inputs`` [n, 2, L, N] and their ``digits`` [n, L, M, N], ``keys`` [elements, L, 2, M, N] with the one of baby k at
-    ``key_rows[k]``: it stays in the cache for all inputs. ``starts`` as for :func:`spread`.
+    ``key_rows[k]``: it stays in the cache for all inputs. ``starts`` as for :func:`spread`; ``turned`` [2, L, N] is
+    overwritten.
     """
     babies, count = key_rows.shape[0], inputs.shape[0]
     for task in range(first, last):
@@ -99,23 +100,24 @@ def baby_steps(inputs, digits, keys, key_rows, starts, x, first_column, first, l
         if k == 0:
             spread(inputs[i], starts, x, i * babies, first_column, w.x, t.q)
         else:
-            rotate_hoisted(inputs[i, 0], digits[i], keys[key_rows[k]], k, w.turned, w, t)
-            spread(w.turned, starts, x, i * babies + k, first_column, w.x, t.q)
+            rotate_hoisted(inputs[i, 0], digits[i], keys[key_rows[k]], k, turned, w, t)
+            spread(turned, starts, x, i * babies + k, first_column, w.x, t.q)
 
 
 @njit(nogil=True, cache=True)
-def giant_steps(products, first_column, columns, starts, keys, key_rows, steps, w, t):  # type: ignore[no-untyped-def]
-    """Collect the giants of one output, rotate them into place, add: ``w.switched`` and ``w.direct``, for ``finish``.
+def giant_steps(products, first_column, columns, starts, keys, key_rows, steps, collected, direct, w, t):  # type: ignore[no-untyped-def]
+    """Collect the giants of one output, rotate them into place, add: ``w.switched`` and ``direct``, for ``finish``.
 
     ``products`` are the output's rows of OUT, with ``columns`` columns a unit; ``starts`` as for :func:`collect`. Giant
-    step i, a rotation by ``steps[i]``, has its key at ``key_rows[i]``; only the first may be zero.
+    step i, a rotation by ``steps[i]``, has its key at ``key_rows[i]``; only the first may be zero. ``collected`` and
+    ``direct`` [2, L, N] are overwritten.
     """
     w.switched[:] = 0
     first = 1 if steps[0] == 0 else 0
     if first == 1:
-        collect(products[0], first_column, columns, starts, w.direct)
+        collect(products[0], first_column, columns, starts, direct)
     else:
-        w.direct[:] = 0
+        direct[:] = 0
     for i in range(first, steps.shape[0]):
-        collect(products[i], first_column, columns, starts, w.turned)
-        rotate_lazily(w.turned, keys[key_rows[i]], steps[i], w.switched, w.direct[0], w, t)
+        collect(products[i], first_column, columns, starts, collected)
+        rotate_lazily(collected, keys[key_rows[i]], steps[i], w.switched, direct[0], w, t)

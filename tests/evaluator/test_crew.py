@@ -17,8 +17,7 @@ from fhe_llm.evaluator import crew as crews
 from fhe_llm.evaluator import pipeline
 from fhe_llm.evaluator.contract import EncodedLayer, EvaluationKeys, Job
 from fhe_llm.evaluator.cpu import CpuEvaluator
-from fhe_llm.evaluator.crew import Crew
-from fhe_llm.evaluator.keyswitch import Workspace
+from fhe_llm.evaluator.crew import Crew, Scratch
 from fhe_llm.evaluator.packed_plan import Plan, packed_plans, plan_elements
 from fhe_llm.evaluator.plan import plan_linear
 from fhe_llm.params import PRESETS
@@ -35,9 +34,9 @@ class Called:
         self.scratch: set[int] = set()
         self._all = threading.Barrier(wanted, timeout=20)
 
-    def __call__(self, w: Workspace) -> None:
+    def __call__(self, scratch: Scratch) -> None:
         self.threads.add(threading.get_ident())
-        self.scratch.add(id(w))
+        self.scratch.add(id(scratch))
         self._all.wait()
 
 
@@ -80,7 +79,7 @@ def test_a_failing_helper_fails_the_evaluation(crew: Crew) -> None:
     caller = threading.get_ident()
     together = threading.Barrier(3, timeout=20)
 
-    def work(_: Workspace) -> None:
+    def work(_: Scratch) -> None:
         together.wait()
         if threading.get_ident() != caller:
             raise MemoryError
@@ -95,7 +94,7 @@ def test_a_failing_caller_waits_for_its_helpers(crew: Crew) -> None:
     caller, ended = threading.get_ident(), []
     together = threading.Barrier(3, timeout=20)
 
-    def work(_: Workspace) -> None:
+    def work(_: Scratch) -> None:
         together.wait()
         if threading.get_ident() == caller:
             raise ValueError("the caller's own")
@@ -163,7 +162,7 @@ def test_a_packed_evaluation_gives_a_thread_up_between_its_phases(monkeypatch: p
     plan, run = packed_plans(PRESET, 300, 130)[-1], Crew.run
     company, helpers = evaluator._crew.evaluation(), []
 
-    def watched(crew: Crew, work: Callable[[Workspace], None]) -> None:
+    def watched(crew: Crew, work: Callable[[Scratch], None]) -> None:
         if len(helpers) == 1:
             company.__enter__()
         helpers.append(crew.threads - crew._active)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from fhe_llm.errors import ParameterError
 from fhe_llm.evaluator import keyswitch, rns
+from fhe_llm.evaluator.crew import Scratch
 from fhe_llm.evaluator.encoding import coefficients_to_words, slots_to_coefficients
 from fhe_llm.evaluator.packed_encoding import check_scale, encode_rows, giant_steps, packed_tables
 from fhe_llm.evaluator.packed_plan import PackedPlan, packed_plans
@@ -23,9 +24,11 @@ def encode_block(
     steps, giants = giant_steps(plan), len(plan.giant_rotations)
     rows, inner = outputs * giants, plan.input_ciphertexts * plan.babies
     words = np.empty((rows, len(tables.q) * plan.width * inner), dtype=np.int32)
-    w = keyswitch.workspace(parameters.ring_degree, len(parameters.data_primes))
+    scratch = Scratch.fresh(parameters.ring_degree, len(parameters.data_primes))
     base, scale = first_output * giants, 2.0**log_scale
-    encode_rows(weights, scale, plan.babies, steps, base, words, 0, rows, w, tables)
+    encode_rows(
+        weights, scale, plan.babies, steps, base, words, 0, rows, scratch.reals, scratch.lanes, tables
+    )
     return words.reshape(rows, len(tables.q), plan.width, inner).transpose(1, 2, 0, 3)
 
 
