@@ -14,6 +14,7 @@ from fhe_llm.evaluator.contract import EncodedLayer
 from fhe_llm.evaluator.encoding import coefficients_to_words, slots_to_coefficients
 from fhe_llm.evaluator.keyswitch import to_montgomery
 from fhe_llm.evaluator.linear import BLOCK
+from fhe_llm.evaluator.packed_plan import Plan
 from fhe_llm.evaluator.plan import LinearPlan
 from fhe_llm.evaluator.rns import ring_tables, to_slot_order_ntt
 from fhe_llm.evaluator.scale import log_weight_scale
@@ -89,8 +90,8 @@ def plaintext_slots(plan: LinearPlan, weights: NDArray[np.float32]) -> NDArray[n
     return np.concatenate([_group_slots(plan, folded, todo, maps, g) for g in range(len(todo.giant))])
 
 
-def fold_weights(name: str, plan: LinearPlan, weights: NDArray[np.float32]) -> NDArray[np.complex128]:
-    """Complex weights of the folded problem, [folded_rows, folded_columns]; raises :class:`ParameterError`."""
+def check_weights(name: str, plan: Plan, weights: NDArray[np.float32]) -> None:
+    """Raise :class:`ParameterError` unless the weights are finite and of the plan's shape."""
     if weights.shape != (plan.out_features, plan.in_features):
         raise ParameterError(
             f"cannot encode {name}: weights are {weights.shape}, the plan is for "
@@ -98,6 +99,11 @@ def fold_weights(name: str, plan: LinearPlan, weights: NDArray[np.float32]) -> N
         )
     if not np.isfinite(weights).all():
         raise ParameterError(f"cannot encode {name}: some weights are not finite. Check the model file.")
+
+
+def fold_weights(name: str, plan: LinearPlan, weights: NDArray[np.float32]) -> NDArray[np.complex128]:
+    """Complex weights of the folded problem, [folded_rows, folded_columns]; raises :class:`ParameterError`."""
+    check_weights(name, plan, weights)
     if plan.fold == "input":
         padded = np.zeros((plan.out_features, 2 * plan.folded_columns))
         padded[:, : plan.in_features] = weights

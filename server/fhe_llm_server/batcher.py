@@ -257,10 +257,10 @@ class Batcher:
         self._metrics.jobs.inc(len(jobs))
         now = time.perf_counter()
         per_job = (now - started) / len(jobs)
-        self._seconds_per_job += 0.1 * (per_job - self._seconds_per_job)
-        if all(part.waiting.place is not None for part in batch):
-            self._seconds_per_step += 0.1 * (per_job - self._seconds_per_step)
         with self._condition:
+            self._seconds_per_job += 0.1 * (per_job - self._seconds_per_job)
+            if all(part.waiting.place is not None for part in batch):
+                self._seconds_per_step += 0.1 * (per_job - self._seconds_per_step)
             for part in batch:
                 self._steps.answered(part.waiting.session, part.waiting.place, now)
             served = {part.waiting.session for part in batch}

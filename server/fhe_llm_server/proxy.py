@@ -42,8 +42,7 @@ class Proxy:
         )
         self.key_pool = ThreadPoolExecutor(2, "keys")
         self._wire_pool = ThreadPoolExecutor(2, "wire")
-        workers = getattr(evaluator, "parallel", 1)
-        self.batcher = Batcher(evaluator, settings.max_queued_jobs, metrics, workers)
+        self.batcher = Batcher(evaluator, settings.max_queued_jobs, metrics, evaluator.parallel)
         self.prepared = PreparedKeys(
             lambda key_id: self._frames.prepare(key_id, self.keystore.read(key_id)),
             settings.prepared_key_bytes,

@@ -58,7 +58,10 @@ class Sample:
 
 
 def bench_calibrate(model: str, repeats: int, preset_name: str, threads: int) -> dict[str, Any]:
-    """The record of the fitted :class:`CostModel`, the fit's errors, and each layer's plan under either model."""
+    """The record of the fitted :class:`CostModel`, the fit's errors, and each layer's plan under either model.
+
+    It only tells: plans go on being made with the costs in the source.
+    """
     preset, subject = find_preset(preset_name), open_subject(model)
     with KeyRing.generate(preset) as ring:
         samples = [_sample(ring, shape, repeats, threads) for shape in SHAPES]
