@@ -97,7 +97,7 @@ class EncryptedLLM(FunctionCallingLLM):
     ) -> None:
         """``llama_index`` are the fields of LlamaIndex's :class:`LLM`, such as ``system_prompt``. Nothing is sent yet.
         Raises :class:`RequestError`, also for a name that is none, and what :class:`fhe_llm.EncryptedLLM` raises."""
-        _refuse_unknown(llama_index, LLM.model_fields, "argument")
+        refuse_unknown(llama_index, LLM.model_fields, "argument")
         sampling = SamplingParams(
             max_tokens=max_tokens,
             temperature=temperature,
@@ -292,7 +292,7 @@ class EncryptedLLM(FunctionCallingLLM):
         self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
     ) -> list[ToolSelection]:
         """The calls in ``response``. Raises :class:`RequestError`, without the answer's text, where there is none."""
-        _refuse_unknown(kwargs, (), "parameter")
+        refuse_unknown(kwargs, (), "parameter")
         return tool_selections(response, required=error_on_no_tool_call)
 
     def structured_predict(
@@ -360,7 +360,7 @@ class EncryptedLLM(FunctionCallingLLM):
 
     def _options(self, given: dict[str, Any]) -> AskOptions:
         """The defaults of this object, with what a call says instead."""
-        _refuse_unknown(given, AskOptions.__annotations__, "parameter")
+        refuse_unknown(given, AskOptions.__annotations__, "parameter")
         names = SamplingParams.__dataclass_fields__.keys() | {"pad_to"}
         return cast(AskOptions, {**{name: getattr(self, name) for name in names}, **given})
 
@@ -372,7 +372,7 @@ def _prompt(prompt: str, chat: bool) -> str | list[dict[str, Any]]:
     return [{"role": "user", "content": prompt}] if chat else prompt
 
 
-def _refuse_unknown(given: Mapping[str, Any], known: Any, what: str) -> None:
+def refuse_unknown(given: Mapping[str, Any], known: Any, what: str) -> None:
     """Nothing that a caller says is dropped. Raises :class:`RequestError`."""
     unknown = sorted(given.keys() - set(known))
     if unknown:
