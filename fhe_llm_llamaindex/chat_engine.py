@@ -1,7 +1,7 @@
 """Conversations about documents, with one call of the model per turn.
 
-LlamaIndex's own chat engines ask twice per turn (once to rewrite the question), keep 256 tokens for prompts of
-their own whatever the window is, and do not start where it is no larger than that.
+LlamaIndex's own chat engines ask twice per turn, once to rewrite the question, and their templates alone are longer
+than a window of 256 tokens.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from llama_index.core.indices.base import BaseIndex
 from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.prompts import BasePromptTemplate, PromptTemplate
 from llama_index.core.schema import NodeWithScore
-from llama_index.core.settings import Settings
 from llama_index.core.types import Thread
 
 from fhe_llm import AskOptions
@@ -88,7 +87,7 @@ class EncryptedChatEngine(BaseChatEngine):
         self._context_tokens, self._options = context_tokens, dict(options)
         self._memory = ChatMemoryBuffer(token_limit=1 << 20, tokenizer_fn=llm.tokenizer)
         self._memory.set(list(chat_history))
-        self.callback_manager = Settings.callback_manager
+        self.callback_manager = llm.callback_manager
 
     @property
     def chat_history(self) -> list[ChatMessage]:

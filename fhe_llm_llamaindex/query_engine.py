@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, Unpack
+from typing import Any, Final, Unpack, cast
 
 from llama_index.core.base.base_query_engine import BaseQueryEngine
 from llama_index.core.base.base_retriever import BaseRetriever
@@ -29,7 +29,7 @@ from fhe_llm_llamaindex.fitting import Fitted, fit
 from fhe_llm_llamaindex.llms import EncryptedLLM, refuse_unknown
 
 TEMPLATE: Final = PromptTemplate(
-    "{context_str}\n\nUse the text above to answer in one short sentence: {query_str}"
+    "Text: {context_str}\n\nQuestion: {query_str}\nAnswer with words from the text."
 )
 """Few words, because each is computed on ciphertexts; the documents come first, so that the prefix cache has them."""
 EMPTY: Final = "Empty Response"
@@ -81,7 +81,7 @@ class EncryptedQueryEngine(BaseQueryEngine):
         options: AskOptions,
     ) -> None:
         refuse_unknown(options, AskOptions.__annotations__, "parameter")
-        super().__init__(Settings.callback_manager)
+        super().__init__(llm.callback_manager)
         self._retriever, self._llm, self._template = retriever, llm, template
         self._streaming, self._context_tokens = streaming, context_tokens
         self._postprocessors, self._options = list(node_postprocessors), dict(options)
@@ -181,7 +181,7 @@ def encrypted_llm(llm: object) -> EncryptedLLM:
     """``llm``, or the one in ``Settings``. Raises :class:`RequestError` for any other model, which would get text."""
     found = Settings._llm if llm is None else llm
     if isinstance(found, EncryptedLLM):
-        return found
+        return cast(EncryptedLLM, Settings.llm) if llm is None else found  # the property brings its callbacks
     kind = "none" if found is None else type(found).__name__
     raise RequestError(
         f"cannot ask in secret: the model is {kind}. Pass llm=EncryptedLLM(...), or call use_encrypted first."
