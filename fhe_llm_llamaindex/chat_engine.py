@@ -1,6 +1,6 @@
 """Conversations about documents, with one call of the model per turn.
 
-LlamaIndex's own chat engines ask twice per turn, once to rewrite the question, and their templates alone are longer
+LlamaIndex's default chat engine asks twice per turn, once to rewrite the question, and its templates alone are longer
 than a window of 256 tokens.
 """
 
