@@ -10,22 +10,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fhe_llm.answer import Answer, Chunk
-    from fhe_llm.client.ask import AskOptions
+    from fhe_llm.client.answer_cache import AnswerCache
+    from fhe_llm.client.ask import AskOptions, check_options
     from fhe_llm.client.conversation import ModelInfo
     from fhe_llm.client.keys import KeyRing
     from fhe_llm.client.prefix_cache import PrefixCache
     from fhe_llm.client.sampling import SamplingParams
     from fhe_llm.client.speculation import SpeculationSettings
     from fhe_llm.errors import FheLlmError
-    from fhe_llm.llm import EncryptedLLM
+    from fhe_llm.llm import DEFAULT_URL, EncryptedLLM
     from fhe_llm.models.sentence_encoder import SentenceEncoder
     from fhe_llm.models.tools import Tool, ToolCall
     from fhe_llm.params import PRESETS, Preset
     from fhe_llm.receipt import PrivacyReceipt
 
 _HOMES = {
+    "DEFAULT_URL": "llm",
     "PRESETS": "params",
     "Answer": "answer",
+    "AnswerCache": "client.answer_cache",
     "AskOptions": "client.ask",
     "Chunk": "answer",
     "EncryptedLLM": "llm",
@@ -40,11 +43,14 @@ _HOMES = {
     "SpeculationSettings": "client.speculation",
     "Tool": "models.tools",
     "ToolCall": "models.tools",
+    "check_options": "client.ask",
 }
 
 __all__ = [
+    "DEFAULT_URL",
     "PRESETS",
     "Answer",
+    "AnswerCache",
     "AskOptions",
     "Chunk",
     "EncryptedLLM",
@@ -59,6 +65,7 @@ __all__ = [
     "SpeculationSettings",
     "Tool",
     "ToolCall",
+    "check_options",
 ]
 
 

@@ -8,11 +8,13 @@
     │   ├── WrongPassphraseError   wrong_passphrase
     │   └── RetiredKeyError        key_retired           a reply failed validation under this key
     ├── ModelError                 model_unusable        files missing, damaged, unsupported
+    │   ├── UnknownModelError      unknown_model         the proxy does not serve a model of that name
     │   ├── DownloadError          download_failed
     │   └── ContextOverflowError   context_overflow      prompt longer than the context window
     ├── FrameError                 bad_frame             bytes that are not one of our frames
     ├── ReplyError                 bad_reply             the proxy's answer fails validation
     ├── TransportError             proxy_unreachable     the proxy is down or went away
+    │   └── ProxyTimeoutError      proxy_timeout         the proxy did not answer in time
     ├── ProxyError                 (the proxy's own)     the proxy refused the request and said why
     ├── RequestError               request_refused       settings or messages that make no sense
     ├── MissingRotationKeyError    missing_rotation_key  keys lack a rotation (evaluator/contract.py)
@@ -62,6 +64,12 @@ class ModelError(FheLlmError):
     code = "model_unusable"
 
 
+class UnknownModelError(ModelError):
+    """The proxy serves no model of that name; the message lists those it serves."""
+
+    code = "unknown_model"
+
+
 class DownloadError(ModelError):
     """A model file that could not be fetched, or whose hash is not the pinned one."""
 
@@ -94,6 +102,12 @@ class TransportError(FheLlmError, ConnectionError):
     """The proxy cannot be reached, or went away and did not come back."""
 
     code = "proxy_unreachable"
+
+
+class ProxyTimeoutError(TransportError):
+    """The proxy did not answer in time, however often it was asked."""
+
+    code = "proxy_timeout"
 
 
 class ProxyError(FheLlmError):

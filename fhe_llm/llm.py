@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,7 @@ from fhe_llm.client.transport import (
     AsyncTransport,
     Endpoint,
     HttpTransport,
+    LoopTransports,
     Patience,
     Transport,
 )
@@ -65,7 +66,8 @@ class EncryptedLLM:
 
     ``prefix_cache`` "auto" keeps the KV entries of prompts and answers in memory, at most 256 MiB, as long as this
     object is open: a system prompt or an earlier turn of a chat is run once, and the proxy sees the length of what is
-    new. Users who must not learn of each other need objects of their own. :class:`PrefixCache` keeps them on disk.
+    new. Users who must not learn of each other need objects of their own. :class:`PrefixCache` keeps them on disk. What
+    came from one proxy is never used with another: entries are bound to ``base_url``, or to a transport's ``address``.
 
     ``speculation`` "auto" guesses tokens that earlier text suggests and checks them in one pass where passes so far
     show that this pays; it changes no token, but the proxy sees how many were guessed. ``draft_model`` names a small
@@ -94,11 +96,10 @@ class EncryptedLLM:
         :class:`ParameterError` (preset), :class:`RequestError`, and what :meth:`KeyRing.load` raises."""
         _check_patience(timeout, max_retries)
         self._endpoint = Endpoint(base_url, api_key, read_seconds=timeout, websocket=transport != "http")
-        self._given = not isinstance(transport, str)
-        if isinstance(transport, str) and transport not in ("auto", "http"):
-            raise RequestError(f"cannot use transport {transport!r}: it is not known. Use 'auto' or 'http'.")
+        self._given = _given(transport)
         self._settings = Settings(
             model=model,
+            proxy=getattr(transport, "address", self._endpoint.address),
             cache=cache_root(Path(cache_dir) if cache_dir is not None else None),
             patience=Patience(attempts=max_retries + 1),
             progress=progress or progress_bars.bar(),
@@ -113,11 +114,17 @@ class EncryptedLLM:
         self._lock = threading.Lock()
         self._connected: Connected | None = None
         self._sync: Transport | None = None
-        self._async: tuple[asyncio.AbstractEventLoop | None, AsyncTransport] | None = None
+        self._async = LoopTransports(lambda: AsyncHttpTransport(self._endpoint))
+        self._given_async: AsyncTransport | None = None
         if hasattr(transport, "aclose"):
-            self._async = None, cast(AsyncTransport, transport)
+            self._given_async = cast(AsyncTransport, transport)
         elif not isinstance(transport, str):
             self._sync = transport
+
+    @property
+    def model(self) -> str:
+        """The model's name at the proxy."""
+        return self._settings.model
 
     @property
     def key_ring(self) -> KeyRing:
@@ -137,7 +144,7 @@ class EncryptedLLM:
     async def aconnect(self) -> ModelInfo:
         """:meth:`connect` on an event loop."""
         if self._connected is None:
-            connected = await self._async_transport().run(connect(self._settings))
+            connected = await (await self._async_transport()).run(connect(self._settings))
             self._connected = await _in_thread(with_draft_model, connected, self._settings)
         return ModelInfo(self._connected)
 
@@ -153,7 +160,7 @@ class EncryptedLLM:
         """
         return self.generate(_as_messages(messages), **options)  # type: ignore[arg-type]
 
-    def stream(self, prompt: Prompt, **options: Unpack[AskOptions]) -> Iterator[Chunk]:
+    def stream(self, prompt: Prompt, **options: Unpack[AskOptions]) -> Generator[Chunk, None, None]:
         """:meth:`generate` for a string, :meth:`chat` for messages, chunk by chunk as tokens decrypt."""
         return self._drive(self._conversation(Ask.of(prompt, options)))
 
@@ -165,7 +172,7 @@ class EncryptedLLM:
         """:meth:`chat` on an event loop."""
         return await self.agenerate(_as_messages(messages), **options)  # type: ignore[arg-type]
 
-    def astream(self, prompt: Prompt, **options: Unpack[AskOptions]) -> AsyncIterator[Chunk]:
+    def astream(self, prompt: Prompt, **options: Unpack[AskOptions]) -> AsyncGenerator[Chunk, None]:
         """:meth:`stream` on an event loop."""
         return self._adrive(self._conversation(Ask.of(prompt, options)))
 
@@ -180,9 +187,7 @@ class EncryptedLLM:
 
     async def aclose(self) -> None:
         """:meth:`close`, and the connections of async calls."""
-        if self._async is not None and not self._given:
-            await self._async[1].aclose()
-            self._async = None
+        await self._async.aclose()
         self.close()
 
     def __enter__(self) -> Self:
@@ -204,7 +209,7 @@ class EncryptedLLM:
     def __repr__(self) -> str:
         return f"EncryptedLLM(model={self._settings.model!r}, base_url={self._endpoint.base_url!r})"
 
-    def _drive(self, conversation: Conversation) -> Iterator[Chunk]:
+    def _drive(self, conversation: Conversation) -> Generator[Chunk, None, None]:
         transport = self._sync_transport()
         with closing(conversation):
             step = next(conversation, None)
@@ -213,8 +218,8 @@ class EncryptedLLM:
                     yield step
                 step = _advance(conversation, None if isinstance(step, Chunk) else transport.run(step))
 
-    async def _adrive(self, conversation: Conversation) -> AsyncIterator[Chunk]:
-        transport = self._async_transport()
+    async def _adrive(self, conversation: Conversation) -> AsyncGenerator[Chunk, None]:
+        transport = await self._async_transport()
         with closing(conversation):
             step = await _in_thread(lambda: next(conversation, None))
             while step is not None:
@@ -254,15 +259,11 @@ class EncryptedLLM:
                 self._sync = HttpTransport(self._endpoint)
             return self._sync
 
-    def _async_transport(self) -> AsyncTransport:
-        loop = asyncio.get_running_loop()
-        if self._async is None or self._async[0] not in (None, loop):
-            self._refuse_given("blocking")
-            self._async = (
-                loop,
-                AsyncHttpTransport(self._endpoint),
-            )  # connections belong to the loop that opened them
-        return self._async[1]
+    async def _async_transport(self) -> AsyncTransport:
+        if self._given_async is not None:
+            return self._given_async
+        self._refuse_given("blocking")
+        return await self._async.get()
 
     def _refuse_given(self, kind: str) -> None:
         if self._given:
@@ -307,6 +308,13 @@ def _ring(keys: KeyRing | str | Path, passphrase: str | None) -> KeyRing:
 def _check_patience(timeout: float, max_retries: int) -> None:
     if not (timeout > 0 and max_retries >= 0):
         raise RequestError("cannot use the timeout or max_retries: they must not be negative. Change them.")
+
+
+def _given(transport: object) -> bool:
+    """Whether it is one of the caller's, not a name of ours."""
+    if isinstance(transport, str) and transport not in ("auto", "http"):
+        raise RequestError(f"cannot use transport {transport!r}: it is not known. Use 'auto' or 'http'.")
+    return not isinstance(transport, str)
 
 
 def _prefix_cache(given: object) -> PrefixCache | None:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 Guarantee = Literal["ciphertext"]
@@ -99,6 +99,11 @@ class PrivacyReceipt:
     def to_dict(self) -> dict[str, Any]:
         """Plain data with stable names; ``json.dumps`` takes it as it is."""
         return asdict(self) | {"leaked": [asdict(leak) for leak in self.leaked]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> PrivacyReceipt:
+        """The receipt that :meth:`to_dict` made plain; names it does not know are left out."""
+        return cls(**{field.name: data[field.name] for field in fields(cls) if field.name in data})
 
     def to_json(self) -> str:
         """:meth:`to_dict` as JSON on one line."""

@@ -10,11 +10,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_model import PROMPT
 from typer.testing import CliRunner, Result
 
 from fhe_llm import EncryptedLLM
@@ -24,8 +24,6 @@ from fhe_llm.cli.tap import Seen, Tap, entropy
 from fhe_llm.client.transport import Endpoint, HttpTransport
 from fhe_llm.client.transport.operations import Round
 
-PROMPT = "you and the other"
-
 
 @pytest.fixture(autouse=True)
 def _own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,12 +32,6 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
     monkeypatch.setenv("FHE_LLM_CACHE", str(base / "cache"))
     monkeypatch.setenv("FHE_LLM_DATA_DIR", str(base / "data"))
     monkeypatch.delenv("FHE_LLM_PASSPHRASE", raising=False)
-
-
-@pytest.fixture(scope="module")
-def proxy(tiny_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProxyProcess]:
-    with ProxyProcess(str(tiny_model_path), data_dir=tmp_path_factory.mktemp("proxy")) as process:
-        yield process
 
 
 def run(*arguments: str, **kwargs: Any) -> Result:
@@ -103,6 +95,12 @@ def test_generate_keeps_prefixes_in_a_folder(
     refused = run(*asked)
     assert refused.exit_code != 0
     assert "cannot load the key" in refused.stderr
+
+
+def test_generate_keeps_prefixes_of_proxies_of_its_own(tiny_model_path: Path, tmp_path: Path) -> None:
+    asked = ["generate", "--model", str(tiny_model_path), "--max-tokens", "1", "--prefix-cache"]
+    first, second = (ok(*asked, str(tmp_path / "prefixes"), PROMPT) for _ in range(2))
+    assert first["cached_tokens"] == 0 < second["cached_tokens"]
 
 
 def test_generate_guesses_ahead_where_told(proxy: ProxyProcess, tiny_model_path: Path) -> None:

@@ -20,6 +20,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from fhe_llm.models.tokenizer import byte_alphabet
 
+PROMPT = "you and the other"
+LONG = "you and the other thing in there are all on the stone and then another one in the rest"
+
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 MERGES = (
     "Ġ t",

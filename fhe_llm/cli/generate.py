@@ -78,7 +78,7 @@ def generate(
     ring = load_keys(keys)
     with (
         asking.served(base_url, model, preset) as proxy,
-        opened_prefix_cache(prefix_cache) as cache,
+        opened_prefix_cache(prefix_cache, own_proxy=base_url is None) as cache,
         EncryptedLLM(
             proxy.model,
             proxy.base_url,

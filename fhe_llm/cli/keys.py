@@ -71,21 +71,24 @@ def load_keys(path: Path | None) -> Any:
 
 
 @contextmanager
-def opened_prefix_cache(folder: Path | None) -> Iterator[Any]:
-    """The prefix cache in ``folder``, new ones under $FHE_LLM_PASSPHRASE where it is set; None without a folder."""
+def opened_prefix_cache(folder: Path | None, *, own_proxy: bool) -> Iterator[Any]:
+    """The prefix cache in ``folder``, new ones under $FHE_LLM_PASSPHRASE where it is set; None without a folder.
+
+    A proxy of our own has another port, hence another address, each time.
+    """
     from fhe_llm.client.prefix_cache import PrefixCache
     from fhe_llm.errors import WrongPassphraseError
 
     if folder is None:
         yield None
         return
-    given = os.environ.get(PASSPHRASE_VARIABLE) or None
+    given, proxy = os.environ.get(PASSPHRASE_VARIABLE) or None, "our own" if own_proxy else None
     try:
-        cache = PrefixCache(folder, passphrase=given)
+        cache = PrefixCache(folder, passphrase=given, proxy=proxy)
     except WrongPassphraseError:
         if given is not None:
             raise
-        cache = PrefixCache(folder, passphrase=ask_passphrase())
+        cache = PrefixCache(folder, passphrase=ask_passphrase(), proxy=proxy)
     with cache:
         yield cache
 

@@ -86,10 +86,18 @@ class Ask:
         messages = cast(Sequence[Message], self.prompt)
         tools = self.tools.tools if self.tools else ()
         if not template_takes_tools:
-            messages, tools = without_tool_roles(messages, tools), ()
+            messages = without_tool_roles(
+                messages, tools, examples=bool(self.tools and self.tools.choice == "auto")
+            )
+            tools = ()
         if described := described_schema(self.response_format):
             messages = with_system_text(messages, described)
         return messages, [tool.to_dict() for tool in tools]
+
+
+def check_options(options: AskOptions) -> None:
+    """Raise :class:`RequestError` for options that make no sense with any prompt; nothing is sent."""
+    Ask.of([{"role": "user", "content": ""}], options)
 
 
 def described_schema(response_format: ResponseFormat | None) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Generator
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias, Unpack
+from typing import Any, TypeAlias, TypeVar, Unpack
 
 from fhe_llm.answer import Answer, AnswerTimings, Chunk, Decoding, Phases
 from fhe_llm.client.ask import Ask, AskOptions, Prompt
@@ -25,14 +25,15 @@ from fhe_llm.client.session import Session, SessionOptions, SessionStats
 from fhe_llm.client.speculation import Drafter, PassCosts, PromptLookup, SpeculationSettings, Speculator
 from fhe_llm.client.transport import Patience, list_models
 from fhe_llm.client.transport.operations import Routine
-from fhe_llm.errors import ModelError, ReplyError
+from fhe_llm.errors import ModelError, ReplyError, RetiredKeyError
 from fhe_llm.models.chat_template import ChatTemplate
 from fhe_llm.models.registry import ClientHalf, client_half
-from fhe_llm.models.steps import Floats
 from fhe_llm.models.tokenizer import IncrementalDecoder, TextTokenizer
 from fhe_llm.models.tools import ToolCall, ToolCallReader
 from fhe_llm.progress import Progress, silent
 from fhe_llm.receipt import PrivacyReceipt
+
+R = TypeVar("R")
 
 Conversation: TypeAlias = Generator[Routine[Any] | Chunk, Any, None]
 
@@ -92,10 +93,11 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What stays the same over all conversations of one client."""
+    """What stays the same over all conversations of one client. ``proxy`` is the address it talks to."""
 
     model: str
     cache: Path
+    proxy: str = ""
     patience: Patience = field(default_factory=Patience)
     progress: Progress = silent
     prefix_cache: PrefixCache | None = None
@@ -170,7 +172,7 @@ def converse(connected: Connected, cipher: Cipher, ask: Ask, settings: Settings)
     task = make_task(connected, ask, settings, prefix)
     options = SessionOptions(patience=settings.patience, progress=settings.progress)
     session = Session(cipher, connected.model, connected.limits, options)
-    yield session.open()
+    yield _watched(session.open(), prefix)
     steps, reply, first, prompt_rounds = generate(task), None, None, 0
     reader = _Reader(ask)
     try:
@@ -183,11 +185,6 @@ def converse(connected: Connected, cipher: Cipher, ask: Ask, settings: Settings)
             reply = None if isinstance(step, Piece) else (yield _watched(session.linear(step), prefix))
     except StopIteration as stop:
         outcome: Outcome = stop.value
-    except ReplyError as error:
-        cipher.retire(f"a reply failed its checks: {error}")
-        if prefix:
-            prefix.distrust()
-        raise
     finally:
         steps.close()
         session.close()
@@ -228,18 +225,21 @@ class _Reader:
         return Chunk(text, piece.token_ids, tool_calls=calls)
 
 
-def _watched(routine: Routine[Floats], prefix: PrefixScope | None) -> Routine[Floats]:
-    """The same routine; its driver, not the conversation, sees it fail."""
+def _watched(routine: Routine[R], prefix: PrefixScope | None) -> Routine[R]:
+    """The same routine; its driver, not the conversation, sees it fail.
+
+    A key that is retired was retired by a reply that failed its checks, in this conversation or in another.
+    """
     try:
         return (yield from routine)
-    except ReplyError:
+    except (ReplyError, RetiredKeyError):
         if prefix:
             prefix.distrust()
         raise
 
 
 def prefix_scope(connected: Connected, cipher: Cipher, settings: Settings) -> PrefixScope | None:
-    """The cached prefixes that fit: of this model, bundle and precision."""
+    """The cached prefixes that fit: of this model, bundle and precision, and from this proxy."""
     if settings.prefix_cache is None:
         return None
     config = connected.half.config
@@ -248,6 +248,7 @@ def prefix_scope(connected: Connected, cipher: Cipher, settings: Settings) -> Pr
         model=connected.model.model_digest,
         bundle=connected.fetched.bundle.digest,
         preset=cipher.preset.name,
+        proxy=settings.proxy,
     )
 
 

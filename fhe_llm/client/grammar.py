@@ -111,7 +111,7 @@ def schema_of(response_format: ResponseFormat | None) -> Mapping[str, Any] | Non
 
 def _format_grammar(wanted: ResponseFormat | None) -> str | None:
     kind = wanted.get("type") if isinstance(wanted, Mapping) else wanted
-    if kind in (None, "text"):
+    if wanted is None or kind == "text":
         return None
     if kind == "json_object":
         return _lark("start: answer", _json_rule("answer", {"type": "object"}, strict=True))

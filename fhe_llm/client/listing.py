@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fhe_llm.errors import ModelError, TransportError
+from fhe_llm.errors import TransportError, UnknownModelError
 
 Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 LayerName = Annotated[str, Field(pattern=r"^[a-z0-9._-]{1,64}$")]
@@ -77,7 +77,9 @@ class Listing(_Checked):
             if model.name == name:
                 return model
         known = ", ".join(model.name for model in self.models) or "none"
-        raise ModelError(f"cannot use model {name!r}: the proxy does not serve it. It serves: {known}.")
+        raise UnknownModelError(
+            f"cannot use model {name!r}: the proxy does not serve it. It serves: {known}."
+        )
 
 
 def parse_listing(body: bytes) -> Listing:

@@ -18,12 +18,10 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import numpy as np
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from fhe_llm.client.keyfile import KeyPayload, read_key_file, write_key_file
-from fhe_llm.client.prefix_store import BlockStore, DiskStore, MemoryStore, locked
-from fhe_llm.errors import KeyRingError, RequestError, WrongPassphraseError
+from fhe_llm.client.folder_secret import FolderSecret
+from fhe_llm.client.prefix_store import BlockStore, DiskStore, MemoryStore
+from fhe_llm.errors import RequestError
 from fhe_llm.models.kv_cache import KVCache
 from fhe_llm.models.steps import Floats
 
@@ -35,8 +33,6 @@ BLOCK: Final = 4
 """Tokens of every later block: at most three tokens of a common prefix are run again."""
 DEFAULT_MAX_BYTES: Final = 256 << 20
 DEFAULT_TTL: Final = 7 * 86400.0
-_KEY_FILE: Final = "prefix-cache.key"
-_SECRET_BYTES: Final = 32
 
 
 class PrefixCache:
@@ -57,8 +53,10 @@ class PrefixCache:
         passphrase: str | None = None,
         max_bytes: int = DEFAULT_MAX_BYTES,
         ttl: float = DEFAULT_TTL,
+        proxy: str | None = None,
     ) -> None:
-        """``max_bytes`` bounds what is kept (least recently used goes first), ``ttl`` its age in seconds.
+        """``max_bytes`` bounds what is kept (least recently used goes first), ``ttl`` its age in seconds. Entries are
+        bound to the address of the proxy they came from, or to the name ``proxy`` where its address changes.
 
         Raises :class:`RequestError` for bad settings, :class:`WrongPassphraseError`, and :class:`KeyRingError` where
         others can read the cache's key.
@@ -72,26 +70,28 @@ class PrefixCache:
                 "cannot make the prefix cache: a passphrase needs a directory. Pass both or neither."
             )
         self.directory: Path | None = None
+        self._identity = {} if proxy is None else {"proxy": proxy}
         self._store: BlockStore = MemoryStore(max_bytes, ttl)
-        secret = os.urandom(_SECRET_BYTES)
+        self._names = os.urandom(32)
         if directory is not None:
             folder = Path(directory).expanduser()
             try:
-                secret = _secret(folder, passphrase)
-                self._store = DiskStore(folder, _derived(secret, b"values"), max_bytes, ttl)
+                secret = FolderSecret(folder, passphrase, "prefix cache")
+                self._store = DiskStore(folder, secret.derived("values"), max_bytes, ttl)
+                self._names = secret.derived("names")
                 self.directory = folder
             except OSError as error:
                 _LOG.warning("the prefix cache stays in memory: cannot use %s (%s)", folder, error)
-        self._names = _derived(secret, b"names")
 
     def scope(self, kv_layout: Sequence[int], **identity: str) -> PrefixScope:
         """The part of the cache that belongs to one model: ``identity`` is whatever makes entries exchangeable
-        (digests, preset), ``kv_layout`` is (layers, KV heads, head width)."""
-        bound = json.dumps([FORMAT, FIRST_BLOCK, BLOCK, list(kv_layout), identity], sort_keys=True)
+        (digests, preset, proxy), ``kv_layout`` is (layers, KV heads, head width)."""
+        same = identity | self._identity
+        bound = json.dumps([FORMAT, FIRST_BLOCK, BLOCK, list(kv_layout), same], sort_keys=True)
         return PrefixScope(self._store, self._names, bound.encode(), (2, *kv_layout[:2]), kv_layout[2])
 
     def clear(self) -> None:
-        """Forget everything, on disk too."""
+        """Forget everything, on disk too, and keep nothing of conversations that are running."""
         self._store.clear()
 
     def close(self) -> None:
@@ -114,7 +114,7 @@ class PrefixCache:
 
 
 class PrefixScope:
-    """The cached prefixes of one model; made by :meth:`PrefixCache.scope`."""
+    """The cached prefixes of one model, for one conversation; made by :meth:`PrefixCache.scope`."""
 
     def __init__(
         self, store: BlockStore, key: bytes, bound: bytes, lead: tuple[int, ...], width: int
@@ -122,7 +122,7 @@ class PrefixScope:
         """``lead`` is (2, layers, KV heads), ``width`` the head's."""
         self._store, self._key, self._bound = store, key, bound
         self._lead, self._width = lead, width
-        self._distrusted = False
+        self._epoch = store.epoch()
 
     def load(self, ids: Sequence[int], cache: KVCache) -> int:
         """Fill the empty ``cache`` with the longest known prefix of ``ids``, but its last token; returns its length.
@@ -149,21 +149,18 @@ class PrefixScope:
 
     def store(self, ids: Sequence[int], cache: KVCache) -> None:
         """Keep the blocks of ``ids`` that ``cache`` has computed and the store lacks; the tail of a block is not
-        kept."""
-        if self._distrusted:
-            return
+        kept, and nothing where the store was cleared since this conversation began."""
         fresh = [
             (name, cache.span(start, stop).astype("<f4", copy=False).tobytes())
             for start, stop, name in self._blocks(ids, cache.length)
             if not self._store.has(name)
         ]
         if fresh:
-            self._store.put(fresh[::-1])
+            self._store.put(fresh[::-1], self._epoch)
 
     def distrust(self) -> None:
-        """A reply was spoilt: forget everything, also what this generation would store. Whoever spoilt it may have
-        spoilt earlier ones unnoticed."""
-        self._distrusted = True
+        """A reply was spoilt: forget everything, also what this and all other running conversations would store.
+        Whoever spoilt it may have spoilt others unnoticed."""
         self._store.clear()
 
     def _blocks(self, ids: Sequence[int], most: int) -> Iterator[tuple[int, int, bytes]]:
@@ -182,37 +179,3 @@ class PrefixScope:
         if data is None or len(data) != 4 * int(np.prod(shape)):
             return None
         return np.frombuffer(data, dtype="<f4").reshape(shape)
-
-
-def _secret(folder: Path, passphrase: str | None) -> bytes:
-    """The folder's random secret, made on first use. Raises ``OSError`` where it cannot be kept.
-
-    A plain one that is damaged is replaced: its entries are lost and nothing else.
-    """
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path = folder / _KEY_FILE
-    with locked(folder):
-        if path.exists():
-            try:
-                found = bytes(read_key_file(path, passphrase).secret)
-                if len(found) == _SECRET_BYTES:
-                    return found
-            except WrongPassphraseError:
-                raise
-            except KeyRingError as error:
-                if path.stat().st_mode & 0o077:
-                    raise
-                _LOG.warning("replacing the key of the prefix cache: %s", error)
-        secret = os.urandom(_SECRET_BYTES)
-        try:
-            write_key_file(path, KeyPayload({"use": "prefix cache"}, bytearray(secret)), passphrase)
-        except KeyRingError as error:
-            raise OSError(str(error)) from None
-        return secret
-
-
-def _derived(secret: bytes, use: bytes) -> bytes:
-    """32 bytes for one use (HKDF-SHA256, RFC 5869)."""
-    return HKDF(algorithm=SHA256(), length=32, salt=None, info=b"fhe-llm prefix cache 1 " + use).derive(
-        secret
-    )

@@ -26,13 +26,24 @@ _LOG: Final = logging.getLogger(__name__)
 _NONCE_BYTES: Final = 12
 _LOCK_SECONDS: Final = 2.0
 _DATABASE: Final = "blocks"
+_EPOCH_BYTES: Final = 16
+_EPOCH: Final = b"epoch"
+"""The row that holds it; other names are longer."""
 _BROKEN: Final = (sqlite3.Error, diskcache.Timeout, OSError)
 _UNREADABLE: Final = (*_BROKEN, TypeError, ValueError, KeyError, AttributeError)
 """What diskcache can raise over a database whose tables are not its own."""
 
 
 class BlockStore(Protocol):
-    """Names (32 bytes) to values. Least recently used entries go first; old ones expire."""
+    """Names (32 bytes) to values. Least recently used entries go first; old ones expire.
+
+    An *epoch* lasts from one :meth:`clear` to the next. What was computed in an earlier one is not kept: it may have
+    come the way that made somebody clear the store.
+    """
+
+    def epoch(self) -> bytes:
+        """The present one."""
+        ...
 
     def has(self, name: bytes) -> bool:
         """Whether there seems to be an entry; :meth:`get` may still find that there is none."""
@@ -42,8 +53,8 @@ class BlockStore(Protocol):
         """The value, which counts as used now; None where there is none."""
         ...
 
-    def put(self, blocks: Sequence[tuple[bytes, bytes]]) -> None:
-        """Keep these, the last one as the most recently used."""
+    def put(self, blocks: Sequence[tuple[bytes, bytes]], epoch: bytes) -> None:
+        """Keep these, the last one as the most recently used, unless ``epoch`` has ended."""
         ...
 
     def drop(self, name: bytes) -> None:
@@ -51,7 +62,7 @@ class BlockStore(Protocol):
         ...
 
     def clear(self) -> None:
-        """Forget all entries."""
+        """Forget all entries and begin another epoch."""
         ...
 
     def close(self) -> None:
@@ -66,7 +77,13 @@ class MemoryStore:
         self._max_bytes, self._ttl, self._clock = max_bytes, ttl, clock
         self._blocks: OrderedDict[bytes, tuple[float, bytes]] = OrderedDict()
         self._bytes = 0
+        self._epoch = os.urandom(_EPOCH_BYTES)
         self._lock = threading.Lock()
+
+    def epoch(self) -> bytes:
+        """See :class:`BlockStore`."""
+        with self._lock:
+            return self._epoch
 
     def has(self, name: bytes) -> bool:
         """See :class:`BlockStore`."""
@@ -81,9 +98,11 @@ class MemoryStore:
                 self._blocks.move_to_end(name)
             return value
 
-    def put(self, blocks: Sequence[tuple[bytes, bytes]]) -> None:
+    def put(self, blocks: Sequence[tuple[bytes, bytes]], epoch: bytes) -> None:
         """See :class:`BlockStore`."""
         with self._lock:
+            if epoch != self._epoch:
+                return
             for name, value in blocks:
                 self._forget(name)
                 self._blocks[name] = self._clock() + self._ttl, value
@@ -100,7 +119,7 @@ class MemoryStore:
         """See :class:`BlockStore`."""
         with self._lock:
             self._blocks.clear()
-            self._bytes = 0
+            self._bytes, self._epoch = 0, os.urandom(_EPOCH_BYTES)
 
     def close(self) -> None:
         """See :class:`BlockStore`."""
@@ -133,13 +152,23 @@ class DiskStore:
         self._folder, self._max_bytes, self._ttl = folder, max_bytes, ttl
         self._aead = AESGCM(key)
         self._cache = self._opened()
-        self._silenced = False
+        self._silenced = self._lost = False
+
+    def epoch(self) -> bytes:
+        """See :class:`BlockStore`. Holds for all processes; where two begin the first one at once, one of them keeps
+        nothing."""
+        epoch = self.get(_EPOCH)
+        if epoch is None:
+            epoch = os.urandom(_EPOCH_BYTES)
+            with self._tolerant():
+                self._cache.set(_EPOCH, self._seal(_EPOCH, epoch))
+        return epoch
 
     def has(self, name: bytes) -> bool:
         """See :class:`BlockStore`."""
         found = False
         with self._tolerant():
-            found = name in self._cache
+            found = name in self._cache and not self._lost
         return found
 
     def get(self, name: bytes) -> bytes | None:
@@ -152,14 +181,16 @@ class DiskStore:
         try:
             return self._aead.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], name)
         except (InvalidTag, ValueError, TypeError):
-            _LOG.warning("dropped a damaged entry of the prefix cache in %s", self._folder)
+            _LOG.warning("dropped a damaged entry of the cache in %s", self._folder)
             self.drop(name)
             return None
 
-    def put(self, blocks: Sequence[tuple[bytes, bytes]]) -> None:
-        """See :class:`BlockStore`. One transaction for all of them."""
+    def put(self, blocks: Sequence[tuple[bytes, bytes]], epoch: bytes) -> None:
+        """See :class:`BlockStore`. One transaction for the look at the epoch and all of them."""
         sealed = [(name, self._seal(name, value)) for name, value in blocks]
         with self._tolerant(), self._cache.transact():
+            if self._lost or self.get(_EPOCH) != epoch:
+                return
             for name, value in sealed:
                 self._cache.set(name, value, expire=self._ttl)
 
@@ -169,9 +200,11 @@ class DiskStore:
             self._cache.delete(name)
 
     def clear(self) -> None:
-        """See :class:`BlockStore`."""
-        with self._tolerant():
+        """See :class:`BlockStore`. The epoch goes with the entries. What cannot be cleared is not used any more."""
+        self._lost = True
+        with self._tolerant(), self._cache.transact():
             self._cache.clear()
+            self._lost = False
 
     def close(self) -> None:
         """Close this thread's connection; the entries stay."""
@@ -190,7 +223,7 @@ class DiskStore:
             except _UNREADABLE as error:
                 if not _damage(error):
                     raise OSError(str(error) or "the database is locked") from None
-                _LOG.warning("replacing the damaged prefix cache in %s (%s)", self._folder, error)
+                _LOG.warning("replacing the damaged cache in %s (%s)", self._folder, error)
                 for path in (self._folder / _DATABASE).glob("cache.db*"):
                     path.unlink(missing_ok=True)
                 return self._open()
@@ -224,7 +257,7 @@ class DiskStore:
         except _UNREADABLE as error:
             if not self._silenced:
                 self._silenced = True
-                _LOG.warning("the prefix cache in %s does not work: %s", self._folder, error)
+                _LOG.warning("the cache in %s does not work: %s", self._folder, error)
             with suppress(*_BROKEN):
                 self._cache.close()  # a connection in mid-transaction would keep the database locked
 
@@ -264,7 +297,7 @@ def _damage(error: Exception) -> bool:
 
 def _bytes(value: Any) -> bytes:
     if not isinstance(value, bytes | memoryview):
-        raise ValueError("a prefix cache holds raw bytes only")  # noqa: TRY004  read as a damaged entry
+        raise ValueError("a cache holds raw bytes only")  # noqa: TRY004  read as a damaged entry
     return bytes(value)
 
 

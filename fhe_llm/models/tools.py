@@ -86,10 +86,14 @@ def takes_tools(template_source: str) -> bool:
 
 
 def without_tool_roles(
-    messages: Sequence[Mapping[str, Any]], tools: Sequence[Tool]
+    messages: Sequence[Mapping[str, Any]], tools: Sequence[Tool], *, examples: bool = False
 ) -> list[Mapping[str, Any]]:
     """The same chat for a template that knows plain text only: tools go into the system message, calls and results
-    into the text."""
+    into the text.
+
+    ``examples`` adds two turns before the chat that show when to call and when not to: without them a model that was
+    not trained on tools does not call any.
+    """
     folded: list[Mapping[str, Any]] = []
     for message in messages:
         text = message["content"]
@@ -97,10 +101,14 @@ def without_tool_roles(
             calls = "\n".join(_written(call["function"]) for call in message["tool_calls"])
             folded.append({"role": message["role"], "content": f"{text}\n{calls}".lstrip("\n")})
         elif message["role"] == "tool":
-            folded.append({"role": "user", "content": f"<tool_response>\n{text}\n</tool_response>"})
+            folded.append({"role": "user", "content": text})  # a mark around it is only repeated
         else:
             folded.append(message)
-    return with_system_text(folded, _instructions(tools)) if tools else folded
+    if not tools:
+        return folded
+    listed = "\n".join(json.dumps(tool.to_dict()["function"], ensure_ascii=False) for tool in tools)
+    system, *others = with_system_text(folded, f"You can call these tools:\n{listed}")
+    return [system, *(_EXAMPLES if examples else ()), *others]
 
 
 def with_system_text(messages: Sequence[Mapping[str, Any]], text: str) -> list[Mapping[str, Any]]:
@@ -111,15 +119,17 @@ def with_system_text(messages: Sequence[Mapping[str, Any]], text: str) -> list[M
     return [{"role": "system", "content": text}, *messages]
 
 
-def _instructions(tools: Sequence[Tool]) -> str:
-    listed = "\n".join(json.dumps(tool.to_dict()["function"], ensure_ascii=False) for tool in tools)
-    call = _written({"name": "NAME", "arguments": {}})
-    return f"You have these tools:\n{listed}\nWhen one of them helps, answer with a call only:\n{call}"
-
-
 def _written(function: Mapping[str, Any]) -> str:
     call = {"name": function["name"], "arguments": function["arguments"]}
     return f"{CALL_BEGIN}\n{json.dumps(call, ensure_ascii=False)}\n{CALL_END}"
+
+
+_EXAMPLES: Final = (
+    {"role": "user", "content": "Who are you?"},
+    {"role": "assistant", "content": "I am a helpful assistant."},
+    {"role": "user", "content": "What time is it in Tokyo?"},
+    {"role": "assistant", "content": _written({"name": "get_time", "arguments": {"city": "Tokyo"}})},
+)
 
 
 class ToolCallReader:

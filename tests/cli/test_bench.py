@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +30,6 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
     monkeypatch.setenv("FHE_LLM_CACHE", str(base / "cache"))
     monkeypatch.setenv("FHE_LLM_DATA_DIR", str(base / "data"))
     monkeypatch.delenv("FHE_LLM_API_KEY", raising=False)
-
-
-@pytest.fixture(scope="module")
-def proxy(tiny_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProxyProcess]:
-    with ProxyProcess(str(tiny_model_path), data_dir=tmp_path_factory.mktemp("proxy")) as process:
-        yield process
 
 
 @pytest.fixture

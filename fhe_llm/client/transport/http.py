@@ -21,6 +21,7 @@ from fhe_llm.client.transport.operations import (
     Pause,
     Round,
     Routine,
+    TimedOut,
     Unreachable,
 )
 from fhe_llm.client.transport.websocket import AsyncSocket, NoWebSocket, Socket
@@ -70,9 +71,14 @@ class Endpoint:
         return {} if self.api_key is None else {"authorization": f"Bearer {self.api_key}"}
 
     @property
+    def address(self) -> str:
+        """The proxy's URL as httpx spells it: lower case, no default port, no slash at the end."""
+        return str(self._url).rstrip("/")
+
+    @property
     def socket_url(self) -> str:
         """The WebSocket address of the evaluate route."""
-        return "ws" + str(self._url)[len("http") :].rstrip("/") + _EVALUATE
+        return "ws" + self.address[len("http") :] + _EVALUATE
 
     @property
     def timeout(self) -> httpx.Timeout:
@@ -84,6 +90,7 @@ class HttpTransport:
     """Blocking transport. Threads may share it: one at a time uses the WebSocket, the others POST."""
 
     def __init__(self, endpoint: Endpoint) -> None:
+        self.address = endpoint.address
         self._client = httpx.Client(
             base_url=endpoint.base_url.rstrip("/"),
             headers={**endpoint.headers, "accept-encoding": "identity"},
@@ -145,6 +152,7 @@ class AsyncHttpTransport:
     """The same for asyncio; tasks may share it."""
 
     def __init__(self, endpoint: Endpoint) -> None:
+        self.address = endpoint.address
         self._client = httpx.AsyncClient(
             base_url=endpoint.base_url.rstrip("/"),
             headers={**endpoint.headers, "accept-encoding": "identity"},
@@ -162,6 +170,12 @@ class AsyncHttpTransport:
         """Close all connections."""
         if self._socket is not None:
             await self._socket.close()
+        await self._client.aclose()
+
+    async def abandon(self) -> None:
+        """Close all connections at once: the event loop is about to end, and no handshake can finish."""
+        if self._socket is not None:
+            self._socket.drop()
         await self._client.aclose()
 
     async def _perform(self, operation: Operation) -> Answer:
@@ -215,5 +229,5 @@ def _check_size(body: bytearray, call: HttpCall) -> None:
 
 def _unreachable(error: httpx.HTTPError) -> Unreachable:
     if isinstance(error, httpx.TimeoutException):
-        return Unreachable("it did not answer in time")
+        return TimedOut("it did not answer in time")
     return Unreachable(f"the connection failed ({error or type(error).__name__})")

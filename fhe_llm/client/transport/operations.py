@@ -62,5 +62,9 @@ class Unreachable(Exception):  # noqa: N818  a fact about the connection; routin
     """An operation that got no answer: refused, cut, timed out. The text is the cause in a few words."""
 
 
+class TimedOut(Unreachable):
+    """There was no answer in time."""
+
+
 R = TypeVar("R")
 Routine: TypeAlias = Generator[Operation, Answer, R]

@@ -19,9 +19,10 @@ from fhe_llm.client.transport.operations import (
     Pause,
     Round,
     Routine,
+    TimedOut,
     Unreachable,
 )
-from fhe_llm.errors import FrameError, ProxyError, ReplyError, TransportError
+from fhe_llm.errors import FrameError, ProxyError, ProxyTimeoutError, ReplyError, TransportError
 from fhe_llm.progress import Progress, silent
 from fhe_llm.wire import frame as wire
 from fhe_llm.wire.header import MAGIC
@@ -149,7 +150,8 @@ def settled(operation: Operation, patience: Patience | None = None) -> Routine[A
         except Unreachable as error:
             failures += 1
             if failures >= patience.attempts:
-                raise TransportError(
+                kind = ProxyTimeoutError if isinstance(error, TimedOut) else TransportError
+                raise kind(
                     f"cannot reach the proxy: {error} ({failures} attempts). "
                     "Check that it is running and that the URL and port are right."
                 ) from None

@@ -21,7 +21,7 @@ from websockets.exceptions import (
 from websockets.sync.client import connect
 
 from fhe_llm.client.transport.direct import DirectConnection, ThreadedConnection, through_a_proxy
-from fhe_llm.client.transport.operations import MAX_ANSWER_BYTES, Answer, Round, Unreachable
+from fhe_llm.client.transport.operations import MAX_ANSWER_BYTES, Answer, Round, TimedOut, Unreachable
 
 if TYPE_CHECKING:
     from fhe_llm.client.transport.http import Endpoint
@@ -104,7 +104,7 @@ class AsyncSocket:
             async with asyncio.timeout(self._endpoint.read_seconds):
                 data = await connection.recv()
         except BaseException as error:
-            self._drop()
+            self.drop()
             if isinstance(error, _FAILURES):
                 _raise_unreachable(error)
             raise
@@ -117,7 +117,8 @@ class AsyncSocket:
             with contextlib.suppress(*_FAILURES):
                 await connection.close()
 
-    def _drop(self) -> None:
+    def drop(self) -> None:
+        """Close at once, without a word to the proxy."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.transport.abort()
@@ -152,7 +153,6 @@ def _answer(data: str | bytes) -> Answer:
 
 
 def _raise_unreachable(error: BaseException) -> NoReturn:
-    cause = (
-        "it did not answer in time" if isinstance(error, TimeoutError) else f"the connection failed ({error})"
-    )
-    raise Unreachable(cause) from None
+    if isinstance(error, TimeoutError):
+        raise TimedOut("it did not answer in time") from None
+    raise Unreachable(f"the connection failed ({error})") from None
