@@ -27,9 +27,9 @@ from llama_index.core.prompts import BasePromptTemplate, PromptTemplate
 from llama_index.core.schema import NodeWithScore
 from llama_index.core.types import Thread
 
-from fhe_llm import AskOptions
+from fhe_llm import AskOptions, check_options
 from fhe_llm_llamaindex.fitting import Fitted, fit
-from fhe_llm_llamaindex.llms import EncryptedLLM, refuse_unknown
+from fhe_llm_llamaindex.llms import EncryptedLLM
 from fhe_llm_llamaindex.query_engine import (
     CONTEXT_TOKENS,
     TEMPLATE,
@@ -82,7 +82,7 @@ class EncryptedChatEngine(BaseChatEngine):
         chat_history: Sequence[ChatMessage],
         options: AskOptions,
     ) -> None:
-        refuse_unknown(options, AskOptions.__annotations__, "parameter")
+        check_options(options)
         self._retriever, self._llm, self._template = retriever, llm, template
         self._context_tokens, self._options = context_tokens, dict(options)
         self._memory = ChatMemoryBuffer(token_limit=1 << 20, tokenizer_fn=llm.tokenizer)

@@ -27,7 +27,16 @@ from llama_index.core.types import PydanticProgramMode, TokenAsyncGen
 from pydantic import BaseModel, Field, PrivateAttr
 
 import fhe_llm
-from fhe_llm import AskOptions, Chunk, KeyRing, ModelInfo, PrefixCache, SamplingParams, SpeculationSettings
+from fhe_llm import (
+    DEFAULT_URL,
+    AskOptions,
+    Chunk,
+    KeyRing,
+    ModelInfo,
+    PrefixCache,
+    SamplingParams,
+    SpeculationSettings,
+)
 from fhe_llm.errors import RequestError
 from fhe_llm_llamaindex import structured
 from fhe_llm_llamaindex.messages import (
@@ -53,7 +62,7 @@ class EncryptedLLM(FunctionCallingLLM):
     """
 
     model: str = Field(default="smollm2-135m", frozen=True, description="Name of the model at the proxy.")
-    base_url: str = Field(default="http://127.0.0.1:8080", frozen=True, description="Where the proxy is.")
+    base_url: str = Field(default=DEFAULT_URL, frozen=True, description="Where the proxy is.")
     max_tokens: int = Field(default=256, description="Most tokens of an answer.")
     temperature: float = Field(default=0.0, description="0 is greedy.")
     top_p: float = Field(default=1.0, description="Nucleus sampling; 1 is off.")
@@ -71,7 +80,7 @@ class EncryptedLLM(FunctionCallingLLM):
     def __init__(
         self,
         model: str = "smollm2-135m",
-        base_url: str = "http://127.0.0.1:8080",
+        base_url: str = DEFAULT_URL,
         *,
         keys: KeyRing | str | Path | None = None,
         passphrase: str | None = None,
@@ -97,7 +106,7 @@ class EncryptedLLM(FunctionCallingLLM):
     ) -> None:
         """``llama_index`` are the fields of LlamaIndex's :class:`LLM`, such as ``system_prompt``. Nothing is sent yet.
         Raises :class:`RequestError`, also for a name that is none, and what :class:`fhe_llm.EncryptedLLM` raises."""
-        refuse_unknown(llama_index, LLM.model_fields, "argument")
+        _refuse_unknown(llama_index, LLM.model_fields, "argument")
         sampling = SamplingParams(
             max_tokens=max_tokens,
             temperature=temperature,
@@ -292,7 +301,7 @@ class EncryptedLLM(FunctionCallingLLM):
         self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
     ) -> list[ToolSelection]:
         """The calls in ``response``. Raises :class:`RequestError`, without the answer's text, where there is none."""
-        refuse_unknown(kwargs, (), "parameter")
+        _refuse_unknown(kwargs, (), "parameter")
         return tool_selections(response, required=error_on_no_tool_call)
 
     def structured_predict(
@@ -360,7 +369,6 @@ class EncryptedLLM(FunctionCallingLLM):
 
     def _options(self, given: dict[str, Any]) -> AskOptions:
         """The defaults of this object, with what a call says instead."""
-        refuse_unknown(given, AskOptions.__annotations__, "parameter")
         names = SamplingParams.__dataclass_fields__.keys() | {"pad_to"}
         return cast(AskOptions, {**{name: getattr(self, name) for name in names}, **given})
 
@@ -372,7 +380,7 @@ def _prompt(prompt: str, chat: bool) -> str | list[dict[str, Any]]:
     return [{"role": "user", "content": prompt}] if chat else prompt
 
 
-def refuse_unknown(given: Mapping[str, Any], known: Any, what: str) -> None:
+def _refuse_unknown(given: Mapping[str, Any], known: Any, what: str) -> None:
     """Nothing that a caller says is dropped. Raises :class:`RequestError`."""
     unknown = sorted(given.keys() - set(known))
     if unknown:

@@ -23,10 +23,10 @@ from llama_index.core.schema import NodeWithScore, QueryBundle
 from llama_index.core.settings import Settings
 from llama_index.core.types import TokenAsyncGen, TokenGen
 
-from fhe_llm import AskOptions
+from fhe_llm import AskOptions, check_options
 from fhe_llm.errors import RequestError
 from fhe_llm_llamaindex.fitting import Fitted, fit
-from fhe_llm_llamaindex.llms import EncryptedLLM, refuse_unknown
+from fhe_llm_llamaindex.llms import EncryptedLLM
 
 TEMPLATE: Final = PromptTemplate(
     "Text: {context_str}\n\nQuestion: {query_str}\nAnswer with words from the text."
@@ -80,7 +80,7 @@ class EncryptedQueryEngine(BaseQueryEngine):
         node_postprocessors: Sequence[BaseNodePostprocessor],
         options: AskOptions,
     ) -> None:
-        refuse_unknown(options, AskOptions.__annotations__, "parameter")
+        check_options(options)
         super().__init__(llm.callback_manager)
         self._retriever, self._llm, self._template = retriever, llm, template
         self._streaming, self._context_tokens = streaming, context_tokens

@@ -1,34 +1,17 @@
-"""Live proxies with tiny random models, and what tests of LlamaIndex share."""
+"""Live proxies with tiny random models."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.settings import Settings
+from llamaindex_kit import MakeLLM, makers
 from tiny_model import TinyShape, write_tiny_gguf
 
 from fhe_llm import KeyRing
 from fhe_llm.cli.proxy_process import ProxyProcess
-from fhe_llm_llamaindex import EncryptedLLM
-
-MakeLLM = Callable[..., EncryptedLLM]
-
-
-class LetterEmbedding(BaseEmbedding):
-    """How often each letter occurs: enough to find a text by itself, without any files."""
-
-    def _get_text_embedding(self, text: str) -> list[float]:
-        return [text.lower().count(chr(letter)) + 1e-3 for letter in range(ord("a"), ord("z") + 1)]
-
-    def _get_query_embedding(self, query: str) -> list[float]:
-        return self._get_text_embedding(query)
-
-    async def _aget_query_embedding(self, query: str) -> list[float]:
-        return self._get_text_embedding(query)
 
 
 @pytest.fixture(scope="session")
@@ -65,20 +48,6 @@ def make_narrow(
     narrow_proxy: ProxyProcess, ring: KeyRing, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[MakeLLM]:
     yield from makers(narrow_proxy.base_url, ring, tmp_path_factory.mktemp("narrow-cache"))
-
-
-def makers(base_url: str, ring: KeyRing, cache: Path, model: str = "tiny") -> Iterator[MakeLLM]:
-    """A function that makes models of one proxy, which are closed with the last test."""
-    made: list[EncryptedLLM] = []
-
-    def make(**given: Any) -> EncryptedLLM:
-        arguments = {"base_url": base_url, "keys": ring, "cache_dir": cache, "max_tokens": 5, **given}
-        made.append(EncryptedLLM(model, **arguments))
-        return made[-1]
-
-    yield make
-    for llm in made:
-        llm.close()
 
 
 @pytest.fixture(autouse=True)

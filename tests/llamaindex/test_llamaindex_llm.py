@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import MakeLLM
 from llama_index.core.base.llms.types import ImageBlock, ThinkingBlock
 from llama_index.core.llms import ChatMessage
 from llama_index.core.prompts import PromptTemplate
+from llamaindex_kit import MakeLLM
 from llm_conformance import CHAT, PROMPT, TOOLS, LLMConformance, Visit
 from pydantic import ValidationError
 

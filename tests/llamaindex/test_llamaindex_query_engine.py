@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import LetterEmbedding, MakeLLM
 from llama_index.core import VectorStoreIndex
 from llama_index.core.base.response.schema import AsyncStreamingResponse, StreamingResponse
 from llama_index.core.callbacks import CallbackManager, CBEventType
@@ -18,6 +17,7 @@ from llama_index.core.postprocessor import SimilarityPostprocessor
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.schema import TextNode
 from llama_index.core.settings import Settings
+from llamaindex_kit import LetterEmbedding, MakeLLM
 from llm_conformance import Events, ticks_during
 
 from fhe_llm.errors import ContextOverflowError, RequestError
