@@ -23,7 +23,6 @@ _SET: Final = (
     "_chat_prompt_helper",
     "_node_parser",
     "_transformations",
-    "_tokenizer",
 )
 
 
