@@ -12,6 +12,7 @@ from contextlib import aclosing
 from typing import Any, Literal, TypeVar
 
 import pytest
+from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.callbacks import CallbackManager, CBEventType, TokenCountingHandler
 from llama_index.core.callbacks.base_handler import BaseCallbackHandler
 from llama_index.core.instrumentation import get_dispatcher
@@ -296,6 +297,17 @@ class LLMConformance:
             TOOLS, PROMPT, tool_choice={"function": {"name": "beds"}}, max_tokens=self.call_tokens
         )
         assert str(result).startswith("ward ")
+
+    # LlamaIndex's workflows look at every attribute of an agent, old names of pydantic's included
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+    @pytest.mark.parametrize("streaming", [True, False])
+    async def test_an_agent_runs(self, allm: EncryptedLLM, streaming: bool) -> None:
+        allm.max_tokens = self.call_tokens
+        agent = FunctionAgent(tools=TOOLS, llm=allm, initial_tool_choice="beds", streaming=streaming)
+        result = await agent.run(user_msg=PROMPT, max_iterations=2, early_stopping_method="generate")
+        assert result.tool_calls[0].tool_name == "beds"
+        assert result.tool_calls[0].tool_output.content.startswith("ward ")
+        assert result.response.role == "assistant"
 
     def test_a_missing_tool_call_is_an_error_without_the_answer(self, llm: EncryptedLLM) -> None:
         response = llm.chat(CHAT, max_tokens=4)

@@ -29,10 +29,8 @@ TEXTS = (
 )
 
 
-class Animal(BaseModel):
-    """What is said of an animal."""
-
-    kind: Literal["cat", "dog", "horse"]
+class Place(BaseModel):
+    city: Literal["Madrid", "Oslo", "Rome"]
 
 
 @pytest.fixture(scope="module")
@@ -79,11 +77,13 @@ def test_a_function_is_called_with_what_was_asked_for(make: MakeLLM) -> None:
 
 
 def test_a_structured_answer_fits_the_text(make: MakeLLM) -> None:
-    prompt = PromptTemplate("{text} Which animal is it?")
-    made = make(max_tokens=32).structured_predict(Animal, prompt, text="My dog barks at the postman.")
-    assert made.kind == "dog"
+    prompt = PromptTemplate("{text} Where was Anna born?")
+    made = make(max_tokens=16).structured_predict(Place, prompt, text="Anna was born in 1987 in Rome.")
+    assert made.city == "Rome"
 
 
+# LlamaIndex's workflows look at every attribute of an agent, old names of pydantic's included
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 async def test_an_agent_runs(make: MakeLLM) -> None:
     def beds() -> str:
         """How many beds are free."""
