@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-FOLDER = Path(__file__).parents[1] / "notebooks"
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 LOCAL_PATHS = ("/home/", "/root/", "/tmp/", "/work/", "site-packages")
 CELL_SECONDS = 600
@@ -48,12 +50,10 @@ def test_one_line_installs_what_it_needs(path: Path) -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @every_notebook
 def test_it_runs_from_top_to_bottom(path: Path) -> None:
-    notebook = nbformat.read(path, as_version=4)
-    for cell in notebook.cells:
-        cell.pop("outputs", None) if cell.cell_type != "code" else cell.update(
-            outputs=[], execution_count=None
-        )
     runner = NotebookClient(
-        notebook, timeout=CELL_SECONDS, kernel_name="python3", resources={"metadata": {"path": str(FOLDER)}}
+        nbformat.read(path, as_version=4),
+        timeout=CELL_SECONDS,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(FOLDER)}},
     )
-    runner.execute()
+    runner.execute(env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'server'}"})

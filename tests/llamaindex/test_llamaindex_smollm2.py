@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import pytest
 from llama_index.core import VectorStoreIndex
-from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.llms import ChatMessage
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.schema import TextNode
@@ -80,23 +79,6 @@ def test_a_structured_answer_fits_the_text(make: MakeLLM) -> None:
     prompt = PromptTemplate("{text} Where was Anna born?")
     made = make(max_tokens=16).structured_predict(Place, prompt, text="Anna was born in 1987 in Rome.")
     assert made.city == "Rome"
-
-
-# LlamaIndex's workflows look at every attribute of an agent, old names of pydantic's included
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-async def test_an_agent_runs(make: MakeLLM) -> None:
-    def beds() -> str:
-        """How many beds are free."""
-        return "3"
-
-    llm = make(max_tokens=24)
-    agent = FunctionAgent(
-        tools=[FunctionTool.from_defaults(beds)], llm=llm, initial_tool_choice="beds", streaming=True
-    )
-    result = await agent.run(user_msg="How many beds are free?", max_iterations=3)
-    assert [call.tool_name for call in result.tool_calls][:1] == ["beds"]
-    assert result.response.role == "assistant"
-    await llm.aclose()
 
 
 def test_a_conversation(make: MakeLLM) -> None:
