@@ -76,6 +76,7 @@ class EncryptedModel(BaseModel):
             super().__init__(**settings)
             refuse_tracing(self.allow_tracing)
             self._clients = Clients(self._client_settings(), only)
+            self._clients.of(self.model)  # checks the settings; no network
             check_options(self._ask_options(None, {}))
 
     def connect(self) -> ModelInfo:
@@ -167,7 +168,7 @@ class Clients:
     """One :class:`fhe_llm.EncryptedLLM` for each model that was asked for, all under the same settings."""
 
     def __init__(self, settings: dict[str, Any], only: dict[str, Any]) -> None:
-        """Makes the first client's checks now. Raises what :class:`fhe_llm.EncryptedLLM` raises."""
+        """``only`` may hold the one ``client`` to use, and nothing else beside it. Raises :class:`RequestError`."""
         self._given: fhe_llm.EncryptedLLM | None = only.pop("client", None)
         if self._given is not None and only:
             raise RequestError(
@@ -179,7 +180,7 @@ class Clients:
         self._finalizer = weakref.finalize(self, _close_all, self._made)
 
     def of(self, model: str) -> fhe_llm.EncryptedLLM:
-        """The client of a model."""
+        """The client of a model. Raises what :class:`fhe_llm.EncryptedLLM` raises."""
         if self._given is not None:
             if self._given.model != model:
                 raise RequestError(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypedDict, cast
 
 from fhe_llm.client.grammar import ResponseFormat, ToolChoice, ToolUse, grammar_of, schema_of
-from fhe_llm.client.sampling import SamplingParams
+from fhe_llm.client.sampling import SamplingParams, require_int
 from fhe_llm.errors import RequestError
 from fhe_llm.models.chat_template import Message
 from fhe_llm.models.messages import plain_messages
@@ -56,6 +56,8 @@ class Ask:
 
     def __post_init__(self) -> None:
         """Raises :class:`RequestError`."""
+        if self.pad_to is not None:
+            require_int("pad_to", self.pad_to, 1)
         if not isinstance(self.prompt, str):
             object.__setattr__(self, "prompt", plain_messages(self.prompt))
         elif self.tools is not None:

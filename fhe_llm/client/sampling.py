@@ -37,10 +37,10 @@ class SamplingParams:
         given: Any = self.stop
         stop = (given,) if isinstance(given, str) else tuple(given or ())
         object.__setattr__(self, "stop", stop)
-        _require_int("max_tokens", self.max_tokens, 1)
-        _require_int("top_k", self.top_k, 0)
+        require_int("max_tokens", self.max_tokens, 1)
+        require_int("top_k", self.top_k, 0)
         if self.seed is not None:
-            _require_int("seed", self.seed, 0)
+            require_int("seed", self.seed, 0)
         _require_real("temperature", self.temperature, 0.0, 100.0)
         _require_real("top_p", self.top_p, 0.0, 1.0, above=True)
         _require_real("repetition_penalty", self.repetition_penalty, 0.0, 100.0, above=True)
@@ -218,7 +218,8 @@ class StopMatcher:
         return 0
 
 
-def _require_int(name: str, value: object, least: int) -> None:
+def require_int(name: str, value: object, least: int) -> None:
+    """Raise :class:`RequestError` unless ``value`` is a whole number of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise RequestError(
             f"cannot use {name}={value!r}: it must be a whole number of at least {least}. Change it."

@@ -17,7 +17,7 @@ from langchain_tests.unit_tests import ChatModelUnitTests
 import fhe_llm
 from fhe_llm_langchain import ChatEncrypted, EncryptedCache
 
-STRINGS = "a random model never ends a free text, so no JSON is complete: the same test passes with SmolLM2"
+RANDOM = "needs a model that understands the question; the same test passes with SmolLM2"
 
 LONG = ("tool", "structured", "json")
 """Tests whose answers must be complete; a token of the tiny model is a byte."""
@@ -60,9 +60,18 @@ class TestTiny(Shared, ChatModelIntegrationTests):  # type: ignore[misc]
     def supports_json_mode(self) -> bool:
         return True
 
-    @property
-    def supported_usage_metadata_details(self) -> dict[str, list[str]]:
-        return {"invoke": [], "stream": []}
+    test_tool_calling = pytest.mark.xfail(reason=RANDOM)(ChatModelIntegrationTests.test_tool_calling)
+    test_tool_calling_async = pytest.mark.xfail(reason=RANDOM)(
+        ChatModelIntegrationTests.test_tool_calling_async
+    )
+    test_bind_runnables_as_tools = pytest.mark.xfail(reason=RANDOM)(
+        ChatModelIntegrationTests.test_bind_runnables_as_tools
+    )
+    test_json_mode = pytest.mark.xfail(reason=RANDOM)(ChatModelIntegrationTests.test_json_mode)
+    test_agent_loop = pytest.mark.xfail(reason=RANDOM)(ChatModelIntegrationTests.test_agent_loop)
+    test_unicode_tool_call_integration = pytest.mark.xfail(reason=RANDOM)(
+        ChatModelIntegrationTests.test_unicode_tool_call_integration
+    )
 
 
 class TestSyncCache(SyncCacheTestSuite):
