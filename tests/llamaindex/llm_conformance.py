@@ -300,10 +300,9 @@ class LLMConformance:
 
     # LlamaIndex's workflows look at every attribute of an agent, old names of pydantic's included
     @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-    @pytest.mark.parametrize("streaming", [True, False])
-    async def test_an_agent_runs(self, allm: EncryptedLLM, streaming: bool) -> None:
+    async def test_an_agent_runs(self, allm: EncryptedLLM) -> None:
         allm.max_tokens = self.call_tokens
-        agent = FunctionAgent(tools=TOOLS, llm=allm, initial_tool_choice="beds", streaming=streaming)
+        agent = FunctionAgent(tools=TOOLS, llm=allm, initial_tool_choice="beds")
         result = await agent.run(user_msg=PROMPT, max_iterations=2, early_stopping_method="generate")
         assert result.tool_calls[0].tool_name == "beds"
         assert result.tool_calls[0].tool_output.content.startswith("ward ")
