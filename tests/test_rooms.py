@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import fhe_llm
+
 ROOT = Path(__file__).parents[1]
 CLIENT_MAY_USE = {"plan", "packed_plan", "rns", "encoding"}
 
@@ -63,3 +65,12 @@ def test_the_client_uses_only_the_layout_and_the_arithmetic_of_the_evaluator() -
 def test_nothing_unpickles(folder: str) -> None:
     for path in files(folder):
         assert not {"pickle", "marshal", "shelve", "dill", "joblib"} & imports(path), path.name
+
+
+@pytest.mark.parametrize("folder", ["fhe_llm_llamaindex"])
+def test_integrations_use_public_names_only(folder: str) -> None:
+    public = {f"fhe_llm.{name}" for name in fhe_llm.__all__}
+    for path in files(folder):
+        for name in imports(path):
+            ours = name == "fhe_llm" or name in public or name.startswith("fhe_llm.errors")
+            assert ours or not name.startswith(("fhe_llm.", "fhe_llm_server")), f"{path.name} imports {name}"
