@@ -12,9 +12,9 @@
 
 #include "tables.cuh"
 
-constexpr int SHARED_WORDS = N + N / 16;
-constexpr int PASS = 4;                       // stages in registers
-constexpr int FIRST = (RING_LOG - 1) % PASS + 1;  // stages of the first pass forward, of the last one back
+inline constexpr int SHARED_WORDS = N + N / 16;
+inline constexpr int PASS = 4;                       // stages in registers
+inline constexpr int FIRST = (RING_LOG - 1) % PASS + 1;  // stages of the first pass forward, of the last one back
 
 FHE_DEVICE int padded(int i) { return i + (i >> 4); }
 

@@ -73,6 +73,7 @@ FHE_KERNEL void encode_rows(
     // part the two vectors: c_j and c_{G-j} of each; a thread has j = threadIdx.x, and thread 0 also G / 2
     const double part = times(0.5, as_double(round[1]) / width);
     double low[2][2], high[2][2];  // [which j][which vector]
+    FHE_UNROLL
     for (int n = 0; n < 2; n++) {
         const int j = n ? width / 2 : threadIdx.x, m = j ? width - j : 0;
         const Complex a = z[j], b = z[m];
@@ -86,8 +87,11 @@ FHE_KERNEL void encode_rows(
         const Word q = prime_of(tables, limb), inverse = inverse_of(tables, limb);
         const Pair enter = enter_of(packed, width, limb);
         barrier();
-        for (int n = 0; n < (threadIdx.x ? 1 : 2); n++) {
+        FHE_UNROLL
+        for (int n = 0; n < 2; n++) {
+            if (n && threadIdx.x) break;
             const int j = n ? width / 2 : threadIdx.x, m = j ? width - j : 0;
+            FHE_UNROLL
             for (int v = 0; v < 2; v++) {
                 const Word c = residue(low[n][v], q), d = residue(high[n][v], q);
                 const Sum both = wide_product(c, enter.value) + wide_product(d, enter.companion);

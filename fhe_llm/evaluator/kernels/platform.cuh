@@ -6,7 +6,7 @@
 
 #if defined(__CUDACC__)
 #define FHE_KERNEL extern "C" __global__
-#define FHE_DEVICE static __device__ __forceinline__
+#define FHE_DEVICE __device__ __forceinline__
 #define FHE_UNROLL _Pragma("unroll")
 #define FHE_UNROLL_BY(times) FHE_PRAGMA(unroll times)
 #define FHE_PRAGMA(text) _Pragma(#text)
@@ -17,11 +17,11 @@
 typedef unsigned int Word;        // a residue below its prime, unless said otherwise
 typedef unsigned long long Sum;   // a sum of products of words
 
-constexpr int N = 1 << RING_LOG;
-constexpr int HALF = N / 2;          // slots
-constexpr int L = LIMBS;             // data primes
-constexpr int M = LIMBS + 1;         // with the special one, the last
-constexpr int THREADS = N / 16;      // of a block that transforms: sixteen words each
+inline constexpr int N = 1 << RING_LOG;
+inline constexpr int HALF = N / 2;          // slots
+inline constexpr int L = LIMBS;             // data primes
+inline constexpr int M = LIMBS + 1;         // with the special one, the last
+inline constexpr int THREADS = N / 16;      // of a block that transforms: sixteen words each
 
 #if defined(__CUDACC__)
 FHE_DEVICE Word high_product(Word x, Word y) { return __umulhi(x, y); }
