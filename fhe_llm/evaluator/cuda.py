@@ -11,6 +11,7 @@ import queue
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from typing import Final
@@ -21,10 +22,10 @@ from numpy.typing import NDArray
 from fhe_llm.evaluator.checks import check_job, check_layer, check_preset, steps_of_elements
 from fhe_llm.evaluator.contract import EncodedLayer, EvaluationKeys, Job, Timings
 from fhe_llm.evaluator.cuda_loader import CudaKeys, Loader, NotCompactError
-from fhe_llm.evaluator.cuda_residency import Form, WeightSize, plan_residency
+from fhe_llm.evaluator.cuda_residency import FORMS, Form, WeightSize, plan_residency
 from fhe_llm.evaluator.cuda_runner import Runner, Work
-from fhe_llm.evaluator.cuda_sequence import layout, steps_of
-from fhe_llm.evaluator.cuda_store import DeviceStore
+from fhe_llm.evaluator.cuda_sequence import layout
+from fhe_llm.evaluator.cuda_store import DeviceStore, Item
 from fhe_llm.evaluator.device import Device, DeviceMemoryError
 from fhe_llm.evaluator.packed import encode_packed
 from fhe_llm.evaluator.packed_plan import PackedPlan, Plan
@@ -42,6 +43,16 @@ SPARE_BYTES: Final = 64 << 20
 """Left for tables and what loading needs in passing."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """A layer, and its weights as they live on the device."""
+
+    layer: EncodedLayer
+    item: Item
+    expanded: bool
+    most_jobs: int
+
+
 class CudaEvaluator:
     """Evaluates layers on a device; implements :class:`fhe_llm.evaluator.contract.Evaluator`."""
 
@@ -57,8 +68,7 @@ class CudaEvaluator:
         room = max(0, device.memory - lanes * self._scratch - SPARE_BYTES)
         self._weights = DeviceStore(device, room * 3 // 4)
         self._keys = DeviceStore(device, room // 4)
-        self._forms: dict[tuple[int, int], Form] = {}
-        self._held: list[EncodedLayer] = []
+        self._held: dict[int, _Placed] = {}
         self._runners: list[Runner] = [Runner(device, preset, self._loader.constants) for _ in range(lanes)]
         self._idle: queue.LifoQueue[Runner] = queue.LifoQueue()
         for runner in self._runners:
@@ -88,31 +98,35 @@ class CudaEvaluator:
 
         Raises :class:`DeviceMemoryError` where the largest of them does not fit in any form.
         """
-        distinct = {_array(layer): layer for layer in layers}
-        names = {str(number): layer for number, layer in enumerate(distinct.values())}
+        for layer in layers:
+            check_layer(self.preset, layer)
+        distinct = list({_array(layer): layer for layer in layers}.values())
         room = self._weights.budget + self._keys.budget
-        forms = plan_residency([self._size(n, layer) for n, layer in names.items()], room * 3 // 4)
-        self._held = list(distinct.values())
         self._weights.budget, self._keys.budget = room * 3 // 4, room // 4
-        for number, layer in names.items():
-            self._forms[_array(layer)] = self._bring(layer, forms[number])
-        used = self._weights.used
-        if all(form != "host" for form in self._forms.values()):  # nothing else will ask for weights
+        sizes = [self._size(str(number), layer) for number, layer in enumerate(distinct)]
+        forms = plan_residency(sizes, self._weights.budget)
+        placed = {_array(layer): self._bring(layer, forms[str(n)]) for n, layer in enumerate(distinct)}
+        self._held = {id(layer): self._placed(layer, placed[_array(layer)]) for layer in layers}
+        if "host" not in placed.values():  # nothing else will ask for weights
+            used = self._weights.used
             self._weights.budget, self._keys.budget = used, room - used
-        self._report()
+        self._report(list(placed.values()))
 
     def evaluate(self, layer: EncodedLayer, jobs: Sequence[Job]) -> tuple[list[NDArray[np.uint32]], Timings]:
         """See :meth:`fhe_llm.evaluator.contract.Evaluator.evaluate`; exact, so grouping jobs changes no bit."""
-        check_layer(self.preset, layer)
+        weights = self._held.get(id(layer))
+        if weights is None:
+            check_layer(self.preset, layer)
+            weights = self._placed(layer, "words")
         for job in jobs:
             check_job(self.preset, layer.plan, job)
         replies: list[NDArray[np.uint32]] = []
-        spent = np.zeros(3)
-        most, failures = self._most_jobs(layer), 0
+        spent = [0.0, 0.0, 0.0]
+        most, failures = weights.most_jobs, 0
         while len(replies) < len(jobs):
             some = jobs[len(replies) : len(replies) + most]
             try:
-                words, stamps = self._pass(layer, some)
+                words, stamps = self._pass(weights, some)
             except DeviceMemoryError:
                 failures += 1
                 if failures > 1 and len(some) == 1:
@@ -121,39 +135,37 @@ class CudaEvaluator:
                 self._recover()
                 continue
             replies += words
-            spent += [max(int(last) - int(first), 1) / 1e9 for first, last in pairwise(stamps)]
-        return replies, Timings(*(float(seconds) for seconds in spent))
+            for phase, (began, ended) in enumerate(pairwise(stamps)):
+                spent[phase] += max(ended - began, 1) / 1e9
+        return replies, Timings(*spent)
 
     def close(self) -> None:
         """Give everything back."""
         self._pool.shutdown(wait=True)
         self._recover()
 
-    def _pass(
-        self, layer: EncodedLayer, jobs: Sequence[Job]
-    ) -> tuple[list[NDArray[np.uint32]], NDArray[np.uint64]]:
-        form = self._forms.get(_array(layer), "words")
-        weights = self._loader.weights(layer, form)
+    def _pass(self, weights: _Placed, jobs: Sequence[Job]) -> tuple[list[NDArray[np.uint32]], list[int]]:
+        layer = weights.layer
         keys = [self._loader.keys(job.keys, self._keys) for job in jobs]
         with (
             self._runner() as runner,
-            self._weights.lease([weights]) as (address,),
+            self._weights.lease([weights.item]) as (address,),
             self._keys.lease(keys) as starts,
         ):
-            wanted = steps_of(layer.plan).keys
             addresses = [
-                [start + job.keys.index[k] * job.keys.row_bytes() if k else 0 for k in wanted]
+                np.uint64(start) + job.keys.offsets(layer.plan)
                 for job, start in zip(jobs, starts, strict=True)
             ]
             inputs = [job.inputs for job in jobs]
             scale = 2.0**layer.log_weight_scale
-            return runner.run(Work(layer.plan, address, scale, form == "compact", inputs, addresses))
+            return runner.run(Work(layer.plan, address, scale, weights.expanded, inputs, addresses))
 
-    def _most_jobs(self, layer: EncodedLayer) -> int:
-        """Jobs whose scratch memory a lane has, at least one."""
-        expanded = self._forms.get(_array(layer)) == "compact"
+    def _placed(self, layer: EncodedLayer, form: Form) -> _Placed:
+        """``most_jobs`` are those whose scratch memory a lane has, at least one."""
+        expanded = form == "compact"
         one, two = (layout(self.preset, layer.plan, jobs, expanded).nbytes for jobs in (1, 2))
-        return min(MOST_JOBS, max(1, 1 + (self._scratch - one) // max(1, two - one)))
+        most = min(MOST_JOBS, max(1, 1 + (self._scratch - one) // max(1, two - one)))
+        return _Placed(layer, self._loader.weights(layer, form), expanded, most)
 
     @contextmanager
     def _runner(self) -> Iterator[Runner]:
@@ -189,17 +201,12 @@ class CudaEvaluator:
         except NotCompactError:
             return "host"
 
-    def _report(self) -> None:
-        count = {
-            form: sum(1 for f in self._forms.values() if f == form) for form in ("words", "compact", "host")
-        }
+    def _report(self, forms: Sequence[Form]) -> None:
         logger.info(
             "weights on %s: %d arrays as words, %d as coefficients (expanded in passing), %d at the host (copied in "
             "passing); %d MiB; keys may take %d MiB",
             self.device.name,
-            count["words"],
-            count["compact"],
-            count["host"],
+            *(forms.count(form) for form in FORMS),
             self._weights.used >> 20,
             self._keys.budget >> 20,
         )

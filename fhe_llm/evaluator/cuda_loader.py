@@ -33,15 +33,21 @@ class CudaKeys:
         self.index = index
         self.number = next(_numbers)
         self.watched = False
+        self._offsets: dict[bytes, NDArray[np.uint64]] = {}
 
     @property
     def nbytes(self) -> int:
         """Bytes at the host, and as many on the device."""
         return self.words.nbytes
 
-    def row_bytes(self) -> int:
-        """Bytes of one rotation's key."""
-        return self.words[0].nbytes if len(self.words) else 0
+    def offsets(self, plan: Plan) -> NDArray[np.uint64]:
+        """Where the keys of the plan's steps lie in ours; arbitrary for steps that turn nothing."""
+        known = self._offsets.get(plan.plan_id)
+        if known is None:
+            size = self.words[0].nbytes if len(self.words) else 0
+            rows = [self.index.get(k, 0) * size for k in steps_of(plan).keys]
+            known = self._offsets[plan.plan_id] = np.array(rows, dtype=np.uint64)
+        return known
 
 
 class NotCompactError(Exception):

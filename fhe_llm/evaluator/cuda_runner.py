@@ -22,51 +22,70 @@ MOST_CAPTURED: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What one pass evaluates: ``weights`` and each job's keys are device addresses, ``scale`` the weights' own."""
+    """What one pass evaluates: ``weights`` is a device address, ``scale`` the weights' own, and ``keys`` the addresses
+    that a job's part of the round holds, in the order of :class:`cuda_sequence.Steps`."""
 
     plan: Plan
     weights: int
     scale: float
     expanded: bool
     inputs: Sequence[NDArray[Any]]
-    keys: Sequence[Sequence[int]]
+    keys: Sequence[NDArray[np.uint64]]
 
 
-class _Captured:
-    """One sequence: launched piece by piece the first time, which loads its kernels; captured from then on."""
+class Captured:
+    """The sequence for one plan and number of jobs, and the parts of the staging area that it copies."""
 
-    def __init__(self, runner: Runner, work: Work) -> None:
-        self._runner = runner
-        self._layout = layout(runner.preset, work.plan, len(work.inputs), work.expanded)
-        constants = runner.constants(work.plan)
+    def __init__(self, runner: Runner, work: Work, where: Layout) -> None:
+        preset, jobs, s = runner.preset, len(work.inputs), steps_of(work.plan)
+        self._lane = runner.lane
         self._launches = Launches(
-            runner.preset,
+            preset,
             work.plan,
-            len(work.inputs),
+            jobs,
             work.expanded,
             runner.device.multiprocessors,
-            constants,
+            runner.constants(work.plan),
             runner.base,
         )
+        first, size = where.span("round", "inputs")
+        self._in, self._in_at = runner.staging[:size], Address(runner.base + first)
+        start = -(-size // 8) * 8
+        first, size = where.span("replies", "stamps")
+        self._out, self._out_at = runner.staging[start : start + size], Address(runner.base + first)
+        n, limbs = preset.ring_degree, len(preset.data_primes)
+        head = self._in[: where.sizes["round"]].view(np.uint64)
+        self._weights, self._scale = head[:1], head[1:2].view(np.float64)
+        self._keys = head[ROUND_HEAD:].reshape(jobs, len(s.keys))
+        inputs = self._in[where.offsets["inputs"] :].view(np.uint32)
+        self._inputs = inputs.reshape(jobs, s.inputs, 2, limbs, n)
+        words = self._out[: where.sizes["replies"]].view(np.uint32)
+        self._replies = words.reshape(jobs, s.outputs, 2, preset.reply_limbs, n)
+        start = where.offsets["stamps"] - where.offsets["replies"]
+        self._stamps = self._out[start : start + 8 * STAMPS].view(np.uint64)
         self._replay: Callable[[], None] | None = None
         self._begun = False
 
-    def run(self) -> None:
+    def run(self, work: Work) -> tuple[list[NDArray[np.uint32]], list[int]]:
+        """Replies of each job, and the stamps. Launched piece by piece the first time, which loads the kernels, and
+        captured after that."""
+        self._weights[0], self._scale[0] = work.weights, work.scale
+        for j, (words, addresses) in enumerate(zip(work.inputs, work.keys, strict=True)):
+            self._inputs[j], self._keys[j] = words, addresses
         if not self._begun:
             self._everything()
             self._begun = True
-            return
-        if self._replay is None:
-            self._replay = self._runner.lane.capture(self._everything)
-        self._replay()
+        else:
+            if self._replay is None:
+                self._replay = self._lane.capture(self._everything)
+            self._replay()
+        self._lane.wait()
+        return list(self._replies.copy()), self._stamps.tolist()
 
     def _everything(self) -> None:
-        runner, lane = self._runner, self._runner.lane
-        first, _ = self._layout.span("round", "inputs")
-        lane.copy_in(Address(runner.base + first), runner.incoming(self._layout))
-        self._launches.launch(lane)
-        first, _ = self._layout.span("replies", "stamps")
-        lane.copy_out(runner.outgoing(self._layout), Address(runner.base + first))
+        self._lane.copy_in(self._in_at, self._in)
+        self._launches.launch(self._lane)
+        self._lane.copy_out(self._out, self._out_at)
 
 
 class Runner:
@@ -77,33 +96,26 @@ class Runner:
         self.preset = preset
         self.constants = constants
         self.lane = device.lane()
+        self.staging = np.empty(0, dtype=np.uint8)
         self._block: Buffer | None = None
-        self._staging = np.empty(0, dtype=np.uint8)
-        self._captured: OrderedDict[tuple[bytes, int, bool], _Captured] = OrderedDict()
+        self._captured: OrderedDict[tuple[bytes, int, bool], Captured] = OrderedDict()
 
     @property
     def base(self) -> int:
         """Address of the scratch memory."""
         return self._block.address if self._block is not None else 0
 
-    def incoming(self, where: Layout) -> NDArray[np.uint8]:
-        """Staging for what is copied in."""
-        return self._staging[: where.span("round", "inputs")[1]]
-
-    def outgoing(self, where: Layout) -> NDArray[np.uint8]:
-        """Staging for what is copied out."""
-        first = -(-where.span("round", "inputs")[1] // 8) * 8
-        return self._staging[first : first + where.span("replies", "stamps")[1]]
-
-    def run(self, work: Work) -> tuple[list[NDArray[np.uint32]], NDArray[np.uint64]]:
+    def run(self, work: Work) -> tuple[list[NDArray[np.uint32]], list[int]]:
         """Replies [O, 2, reply limbs, N] of each job, and the stamps; raises :class:`DeviceMemoryError`."""
-        where = layout(self.preset, work.plan, len(work.inputs), work.expanded)
+        key = (work.plan.plan_id, len(work.inputs), work.expanded)
         with self.lane.active():
-            self._make_room(where)
-            self._fill(work, where)
-            self._sequence(work).run()
-            self.lane.wait()
-            return self._replies(work, where)
+            captured = self._captured.get(key)
+            if captured is None:
+                captured = self._captured[key] = self._begin(work)
+                if len(self._captured) > MOST_CAPTURED:
+                    self._captured.popitem(last=False)
+            self._captured.move_to_end(key)
+            return captured.run(work)
 
     def release(self) -> None:
         """Give the scratch memory back."""
@@ -111,38 +123,14 @@ class Runner:
             self._captured.clear()
             self._block = None
 
-    def _make_room(self, where: Layout) -> None:
+    def _begin(self, work: Work) -> Captured:
+        where = layout(self.preset, work.plan, len(work.inputs), work.expanded)
         if self._block is None or self._block.nbytes < where.nbytes:
             self._captured.clear()  # they hold addresses of the old block
             self._block = None
             self._block = self.device.allocate(where.nbytes)
         staged = where.span("round", "inputs")[1] + where.span("replies", "stamps")[1] + 8
-        if len(self._staging) < staged:
+        if len(self.staging) < staged:
             self._captured.clear()
-            self._staging = self.device.pinned(staged)
-
-    def _fill(self, work: Work, where: Layout) -> None:
-        incoming, s, n = self.incoming(where), steps_of(work.plan), self.preset.ring_degree
-        head = incoming[: where.sizes["round"]].view(np.uint64)
-        head[0] = work.weights
-        head[1:2].view(np.float64)[0] = work.scale
-        head[ROUND_HEAD:] = np.array(work.keys, dtype=np.uint64).reshape(-1)
-        shape = (len(work.inputs), s.inputs, 2, len(self.preset.data_primes), n)
-        inputs = incoming[where.offsets["inputs"] :].view(np.uint32).reshape(shape)
-        for j, words in enumerate(work.inputs):
-            inputs[j] = words
-
-    def _sequence(self, work: Work) -> _Captured:
-        key = (work.plan.plan_id, len(work.inputs), work.expanded)
-        captured = self._captured.pop(key, None) or _Captured(self, work)
-        self._captured[key] = captured
-        if len(self._captured) > MOST_CAPTURED:
-            self._captured.popitem(last=False)
-        return captured
-
-    def _replies(self, work: Work, where: Layout) -> tuple[list[NDArray[np.uint32]], NDArray[np.uint64]]:
-        outgoing, outputs = self.outgoing(where), steps_of(work.plan).outputs
-        shape = (len(work.inputs), outputs, 2, self.preset.reply_limbs, self.preset.ring_degree)
-        words = outgoing[: where.sizes["replies"]].view(np.uint32).reshape(shape).copy()
-        start = where.offsets["stamps"] - where.offsets["replies"]
-        return list(words), outgoing[start : start + 8 * STAMPS].view(np.uint64).copy()
+            self.staging = self.device.pinned(staged)
+        return Captured(self, work, where)

@@ -134,7 +134,8 @@ class CupyDevice:
 
     def allocate(self, nbytes: int) -> CupyBuffer:
         """See :class:`fhe_llm.evaluator.device.Device`."""
-        with self.cuda_device, self.errors():
+        # the pool keeps what is free apart for each stream; everything is used to its end before it is given back
+        with self.cuda_device, self.cupy.cuda.Stream.null, self.errors():
             pointer = self._pool.malloc(max(nbytes, 1))
         self._used += nbytes
         return CupyBuffer(pointer, nbytes, self._freed)

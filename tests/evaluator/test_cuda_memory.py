@@ -65,15 +65,20 @@ def test_a_full_device_makes_room_before_it_gives_up() -> None:
         with store.lease([item(key, 100, loaded)]):
             pass
     assert len(store) < 3
-    with store.lease([item(4, 200, loaded)]), pytest.raises(DeviceMemoryError), store.lease([item(5, 100, loaded)]):
+    with (
+        store.lease([item(4, 200, loaded)]),
+        pytest.raises(DeviceMemoryError),
+        store.lease([item(5, 100, loaded)]),
+    ):
         pass
     with store.lease([item(5, 100, loaded)]):  # a failed lease holds nothing
         assert store.used == 100
 
 
 def test_what_passes_the_budget_is_refused() -> None:
-    with pytest.raises(DeviceMemoryError, match="its share"), DeviceStore(HostDevice(PRESET), 99).lease(
-        [item(1, 100, [])]
+    with (
+        pytest.raises(DeviceMemoryError, match="its share"),
+        DeviceStore(HostDevice(PRESET), 99).lease([item(1, 100, [])]),
     ):
         pass
 
@@ -151,15 +156,18 @@ def test_weights_that_do_not_fit_give_the_same_replies(
     assert ("expand_weights" in evaluator.device.launches) == ("coefficients" in form)
 
 
-def test_coefficients_that_pass_a_word_stay_at_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_coefficients_that_pass_a_word_stay_at_the_host(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     from fhe_llm.evaluator import cuda
 
     monkeypatch.setattr(cuda, "plan_residency", lambda sizes, _: {size.name: "compact" for size in sizes})
     evaluator = CudaEvaluator(HostDevice(PRESET), PRESET, threads=2)
     layer = random_layer(np.random.default_rng(), evaluator, plan_linear(PRESET, 64, 64))
     layer.words[0, 0, 0, :4] += 1  # one limb no longer agrees with the other
-    evaluator.hold([layer])
-    assert list(evaluator._forms.values()) == ["host"]
+    with caplog.at_level(logging.INFO):
+        evaluator.hold([layer])
+    assert "1 at the host" in caplog.records[-1].getMessage()
 
 
 def test_the_cap_holds_while_clients_come_and_go() -> None:

@@ -13,6 +13,7 @@ from fhe_llm.params import PRESETS, Preset
 cupy_cuda = pytest.importorskip("cupy.cuda", reason="needs CuPy (pip install 'fhe-llm[dev]')")
 nvrtc: Any = cupy_cuda.nvrtc
 
+
 def compile_for(architecture: int, file: str, preset: Preset) -> tuple[bytes, str]:
     """Machine code and everything the compiler had to say."""
     defines = [f"-D{name}={value}" for name, value in macros(preset).items()]
@@ -51,7 +52,7 @@ def test_every_source_is_compiled() -> None:
     assert set(KERNELS) == {path.name for path in FOLDER.glob("*.cu")}
     for file, kernels in KERNELS.items():
         text = source(file)
-        assert "#include \"" not in text.replace('#include "host_platform.hpp"', "")
+        assert '#include "' not in text.replace('#include "host_platform.hpp"', "")
         declared = set(re.findall(r"^FHE_KERNEL void (\w+)\(", text, re.MULTILINE))
         declared |= {f"multiply_{jobs}" for jobs in re.findall(r"^FHE_MULTIPLY\((\d)\)", text, re.MULTILINE)}
         assert declared == set(kernels)

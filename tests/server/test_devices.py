@@ -80,30 +80,39 @@ def test_cuda_ends_with_one_line(tmp_path: Path) -> None:
 @pytest.mark.skipif(not HAS_CUPY, reason="needs CuPy")
 @without_gpu
 def test_the_real_cupy_without_a_driver_says_so() -> None:
-    with pytest.raises(DeviceUnavailableError, match="driver|no CUDA device"):
+    with pytest.raises(DeviceUnavailableError, match=r"driver|no CUDA device"):
         cupy_device.open_device(PRESET)
 
 
 def test_a_machine_without_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cupy", None)
-    with pytest.raises(DeviceUnavailableError, match=r"CuPy is not installed; pip install 'fhe-llm\[cuda13\]'"):
+    with pytest.raises(
+        DeviceUnavailableError, match=r"CuPy is not installed; pip install 'fhe-llm\[cuda13\]'"
+    ):
         cupy_device.open_device(PRESET)
 
 
 def test_a_cupy_that_breaks_when_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "cupy.py").write_text("raise RuntimeError('libcudart.so.13: cannot open\\nand a page of advice')")
+    (tmp_path / "cupy.py").write_text(
+        "raise RuntimeError('libcudart.so.13: cannot open\\nand a page of advice')"
+    )
     monkeypatch.delitem(sys.modules, "cupy", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(DeviceUnavailableError) as caught:
         cupy_device.open_device(PRESET)
-    assert str(caught.value).startswith("cannot use CUDA: CuPy does not import (libcudart.so.13: cannot open).")
+    assert str(caught.value).startswith(
+        "cannot use CUDA: CuPy does not import (libcudart.so.13: cannot open)."
+    )
     monkeypatch.delitem(sys.modules, "cupy", raising=False)
 
 
 @pytest.mark.parametrize(
     ("machine", "words"),
     [
-        (FakeRuntime(error="cudaErrorInsufficientDriver: driver version is insufficient"), "older than CuPy's CUDA"),
+        (
+            FakeRuntime(error="cudaErrorInsufficientDriver: driver version is insufficient"),
+            "older than CuPy's CUDA",
+        ),
         (FakeRuntime(error="cudaErrorNoDevice: no CUDA-capable device is detected"), "no CUDA device"),
         (FakeRuntime(error="cudaErrorUnknown: unknown error"), "cudaErrorUnknown"),
         (FakeRuntime(count=0), "no CUDA device"),
@@ -119,7 +128,10 @@ def test_machines_that_cannot(machine: FakeRuntime, words: str, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("failure", "words"),
     [
-        (FakeRuntime.CompileException("kernel.cu(1): error\nmore"), r"do not compile \(kernel.cu\(1\): error\)"),
+        (
+            FakeRuntime.CompileException("kernel.cu(1): error\nmore"),
+            r"do not compile \(kernel.cu\(1\): error\)",
+        ),
         (RuntimeError("CuPy failed to load libnvrtc.so.13\nmore"), "failed to load libnvrtc"),
     ],
 )
@@ -145,7 +157,9 @@ class Small:
 def test_too_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cupy", FakeRuntime())
     monkeypatch.setattr(cupy_device, "CupyDevice", Small)
-    with pytest.raises(DeviceUnavailableError, match="a small GPU has 100 MiB for us, and 256 MiB are needed"):
+    with pytest.raises(
+        DeviceUnavailableError, match="a small GPU has 100 MiB for us, and 256 MiB are needed"
+    ):
         cupy_device.open_device(PRESET)
 
 
