@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from fhe_llm.evaluator.checks import check_job, check_layer, check_preset, steps_of_elements
 from fhe_llm.evaluator.contract import EncodedLayer, EvaluationKeys, Job, Timings
+from fhe_llm.evaluator.cuda_encoding import DeviceEncoder
 from fhe_llm.evaluator.cuda_loader import CudaKeys, Loader, NotCompactError
 from fhe_llm.evaluator.cuda_residency import FORMS, Form, WeightSize, plan_residency
 from fhe_llm.evaluator.cuda_runner import Runner, Work
@@ -64,6 +65,7 @@ class CudaEvaluator:
         self.device = device
         self._pool = ThreadPoolExecutor(threads or os.cpu_count() or 1, thread_name_prefix="fhe-encode")
         self._loader = Loader(device, preset)
+        self._encoder = DeviceEncoder(device, preset, self._loader)
         self._scratch = min(SCRATCH_BYTES, device.memory // (4 * lanes))
         room = max(0, device.memory - lanes * self._scratch - SPARE_BYTES)
         self._weights = DeviceStore(device, room * 3 // 4)
@@ -80,10 +82,11 @@ class CudaEvaluator:
         return MOST_JOBS
 
     def encode(self, name: str, plan: Plan, weights: NDArray[np.float32]) -> EncodedLayer:
-        """See :meth:`fhe_llm.evaluator.contract.Evaluator.encode`; at the host, with the CPU evaluator's outcome."""
+        """See :meth:`fhe_llm.evaluator.contract.Evaluator.encode`; the CPU evaluator's words, wherever it is done."""
         if isinstance(plan, PackedPlan):
             return encode_packed(self.preset, name, plan, weights)
-        return encode_layer(self.preset, name, plan, weights, self._pool)
+        encoded = self._encoder.encode(name, plan, weights)
+        return encoded or encode_layer(self.preset, name, plan, weights, self._pool)
 
     def prepare_keys(self, keys: EvaluationKeys) -> CudaKeys:
         """Keep the keys at the host; evaluations bring them to the device. Raises :class:`ParameterError`."""

@@ -20,6 +20,7 @@ KERNELS: Final[Mapping[str, tuple[str, ...]]] = {
     "products.cu": ("multiply_1", "multiply_2", "multiply_4"),
     "finish.cu": ("leave_slots", "rescale"),
     "packed.cu": ("encode_rows", "multiply_rows"),
+    "encode.cu": ("encode_plaintexts",),
     "prepare.cu": ("prepare_keys", "compact_weights", "expand_weights"),
 }
 OPTIONS: Final = ("--std=c++17", "--fmad=false")

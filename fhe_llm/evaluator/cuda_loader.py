@@ -64,7 +64,7 @@ class Loader:
         self._lock = threading.RLock()
         self._plans: dict[bytes, tuple[Constants, list[Buffer]]] = {}
         self._packed: dict[int, tuple[Buffer, Buffer]] = {}
-        self.tables = self._upload(kernel_tables(preset))
+        self.tables = self.upload(kernel_tables(preset))
 
     def constants(self, plan: Plan) -> Constants:
         """The addresses a sequence of ``plan`` takes; uploaded once."""
@@ -93,20 +93,21 @@ class Loader:
         return Item((words.ctypes.data, words.nbytes, form == "compact"), nbytes, load, source=words)
 
     def _constants(self, plan: Plan) -> tuple[Constants, list[Buffer]]:
-        giant = self._upload(steps_of(plan).giant)
+        giant = self.upload(steps_of(plan).giant)
         if isinstance(plan, PackedPlan):
             if plan.width not in self._packed:
                 words, turns = packed_words(self._preset, plan.width)
-                self._packed[plan.width] = self._upload(words), self._upload(turns)
-            steps = self._upload(np.array(plan.giant_rotations, dtype=np.int32))
+                self._packed[plan.width] = self.upload(words), self.upload(turns)
+            steps = self.upload(np.array(plan.giant_rotations, dtype=np.int32))
             own = [giant, *self._packed[plan.width], steps]
         else:
             todo = schedule(plan)
-            own = [giant, self._upload(todo.source), self._upload(todo.groups)]
+            own = [giant, self.upload(todo.source), self.upload(todo.groups)]
         addresses = [Address(buffer.address) for buffer in own]
         return Constants(Address(self.tables.address), addresses[0], tuple(addresses[1:])), own
 
-    def _upload(self, array: NDArray[Any]) -> Buffer:
+    def upload(self, array: NDArray[Any]) -> Buffer:
+        """A buffer that holds ``array``."""
         buffer = self._device.allocate(array.nbytes)
         self._load(array, buffer)
         return buffer
@@ -134,7 +135,7 @@ class Loader:
 
     def _load_compact(self, layer: EncodedLayer, buffer: Buffer) -> None:
         products = layer.words.shape[2]
-        raw, failed = self._device.allocate(layer.words.nbytes), self._upload(np.zeros(1, dtype=np.int32))
+        raw, failed = self._device.allocate(layer.words.nbytes), self.upload(np.zeros(1, dtype=np.int32))
         outcome = np.zeros(1, dtype=np.int32)
         with self._lock, self._lane.active():
             self._lane.copy_in(Address(raw.address), np.ascontiguousarray(layer.words))

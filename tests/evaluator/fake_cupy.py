@@ -1,7 +1,7 @@
 """As much of CuPy as the real device uses, on host memory with the host's build of the kernels.
 
-It is as strict as CuPy about what it is handed (contexts, kinds of arguments, limits), so that the code around CuPy is run
-where there is no GPU. What a driver does, only a GPU can show.
+It is as strict as CuPy about what it is handed (contexts, kinds of arguments, limits), so that the code around CuPy
+runs where there is no GPU. What a driver does, only a GPU can show.
 """
 
 from __future__ import annotations

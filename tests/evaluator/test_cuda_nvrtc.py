@@ -44,8 +44,6 @@ def test_kernels_compile_without_a_warning_or_a_spill(file: str, architecture: i
     frames = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", log)
     assert len(frames) == len(KERNELS[file])
     assert set(frames) == {("0", "0", "0")}
-    # a block of 512 threads, the largest, shares 65536 registers
-    assert all(int(registers) <= 128 for registers in re.findall(r"Used (\d+) registers", log))
 
 
 def test_every_source_is_compiled() -> None:
@@ -53,6 +51,6 @@ def test_every_source_is_compiled() -> None:
     for file, kernels in KERNELS.items():
         text = source(file)
         assert '#include "' not in text.replace('#include "host_platform.hpp"', "")
-        declared = set(re.findall(r"^FHE_KERNEL void (\w+)\(", text, re.MULTILINE))
+        declared = set(re.findall(r"^FHE_KERNEL void FHE_BLOCK\([^)]*\) (\w+)\(", text, re.MULTILINE))
         declared |= {f"multiply_{jobs}" for jobs in re.findall(r"^FHE_MULTIPLY\((\d)\)", text, re.MULTILINE)}
         assert declared == set(kernels)

@@ -4,7 +4,7 @@
 
 // Slot-order values to coefficients, in place: `totals` [.., M, N]. Grid (M, polynomials), THREADS threads,
 // 4 SHARED_WORDS bytes of shared memory. One transform and 8 N bytes a block: bound by multiplication.
-FHE_KERNEL void leave_slots(const Word *tables, Word *totals) {
+FHE_KERNEL void FHE_BLOCK(THREADS) leave_slots(const Word *tables, Word *totals) {
     FHE_SHARED(Word, x);
     const int limb = blockIdx.x;
     Word *words = totals + ((size_t)blockIdx.y * M + limb) * N;
@@ -17,7 +17,7 @@ FHE_KERNEL void leave_slots(const Word *tables, Word *totals) {
 // REPLY_LIMBS are left (SEAL's ``rescale_to_next``). Grid (N / 256, polynomials), 256 threads, a coefficient each.
 //
 // About 2 M^2 multiplications a coefficient and 4 (M + REPLY_LIMBS) bytes: about 1 a byte, bound by memory.
-FHE_KERNEL void rescale(const Word *tables, const Word *totals, Word *replies, Sum *stamps) {
+FHE_KERNEL void FHE_BLOCK(256) rescale(const Word *tables, const Word *totals, Word *replies, Sum *stamps) {
     const int i = blockIdx.x * blockDim.x + threadIdx.x;
     const Word *coefficient = totals + (size_t)blockIdx.y * M * N + i;
     Word value[M];

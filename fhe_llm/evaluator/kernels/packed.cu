@@ -1,13 +1,10 @@
 // Packed plans: many tokens share a ciphertext, and weights become plaintext words in passing (`packed_encoding.py`, whose
 // operations in floating point these kernels repeat one by one, so that both round alike).
+#include "complex.cuh"
 #include "tiles.cuh"
 
 constexpr int LANES = 8;         // plaintexts of consecutive baby steps; two times eight share complex transforms
 constexpr int ROWS = 4;          // rows of weights that share a load of the inputs
-
-struct alignas(16) Complex {
-    double real, imag;
-};
 
 // Where the constants of a width G lie: leaf [G], pairs (twiddle, companion) [L, G], pairs (unit, minus_i) [L].
 FHE_DEVICE int leaf_of(const int *packed, int g) { return packed[g]; }
@@ -27,12 +24,6 @@ FHE_DEVICE double band_entry(
     return inside ? (double)weights[(size_t)row * in_features + column] : 0.0;
 }
 
-// Whole number below 2^51 in magnitude modulo q.
-FHE_DEVICE Word residue(double x, double modulus) {
-    const int r = (int)minus(x, times(nearest(times(x, 1.0 / modulus)), modulus));
-    return r < 0 ? r + (Word)modulus : r;
-}
-
 // Rows `base` ... of plaintext words: `words` [rows, L, inner, G], Montgomery form. Row r stands for (output, giant step)
 // number base + r, inner for (input, baby). Grid (8 ceil(inner / 16), rows), G / 2 threads: a block makes the plaintexts
 // 16 i + l and 16 i + 8 + l with one complex transform. 16 G bytes of shared memory. The
@@ -41,7 +32,7 @@ FHE_DEVICE Word residue(double x, double modulus) {
 // G/2 log2 G complex butterflies (10 flops) and L G log2 G / 2 modular ones a plaintext pair; reads 8 G bytes of weights,
 // writes 8 L G. At G = 64: 2 k flops for 1.5 KB, about 1.3 flops a byte: bound by memory where doubles run at half speed,
 // by arithmetic where they run at a 64th.
-FHE_KERNEL void encode_rows(
+FHE_KERNEL void FHE_BLOCK(256) encode_rows(
     const Word *tables, const Sum *round, const int *packed, const Complex *turns, Word *words, const int *giant_steps,
     int giants, int babies, int width, int out_features, int in_features, int base
 ) {
@@ -127,7 +118,7 @@ FHE_KERNEL void encode_rows(
 //
 // 8 ROWS multiply-adds of 64 bits for ROWS + 2 loads of sixteen bytes: 0.33 a byte of the first-level cache at ROWS = 4, bound by
 // multiplication and that cache about equally. From memory come 4 L G inner bytes a row once, the inputs once a chunk.
-FHE_KERNEL void multiply_rows(
+FHE_KERNEL void FHE_BLOCK(WARP * TEAMS) multiply_rows(
     const Word *tables, const Word *words, const Word *rotated, Word *sums, int rows, int all_rows, int base,
     int inner, int width, Sum *stamps
 ) {

@@ -3,7 +3,7 @@
 
 // Keys in SEAL's order to slot order and Montgomery form, `words` and `prepared` [polynomials, M, N]. Grid (N / 256,
 // M, polynomials), 256 threads, a word each. 3 multiplications and 8 bytes a word: bound by memory.
-FHE_KERNEL void prepare_keys(const Word *tables, const Word *words, Word *prepared) {
+FHE_KERNEL void FHE_BLOCK(256) prepare_keys(const Word *tables, const Word *words, Word *prepared) {
     const int s = blockIdx.x * blockDim.x + threadIdx.x, limb = blockIdx.y;
     const size_t row = ((size_t)blockIdx.z * M + limb) * N;
     const Pair unit = pair_at(tables, AT_MONTGOMERY + 2 * limb);
@@ -20,7 +20,7 @@ FHE_DEVICE size_t stored_at(int limb, int s, int p, int count) {
 // Stored weights [L, N / BLOCK, P, BLOCK] to the coefficients they came from, `compact` [P, N]: half the bytes of two limbs.
 // Grid (P), THREADS threads, 4 SHARED_WORDS bytes of shared memory; L inverse transforms a plaintext. `failed` becomes 1
 // where a coefficient is not below half of every prime in magnitude.
-FHE_KERNEL void compact_weights(const Word *tables, const Word *words, int *compact, int *failed) {
+FHE_KERNEL void FHE_BLOCK(THREADS) compact_weights(const Word *tables, const Word *words, int *compact, int *failed) {
     FHE_SHARED(Word, x);
     const int p = blockIdx.x, count = gridDim.x;
     for (int limb = 0; limb < L; limb++) {
@@ -42,7 +42,7 @@ FHE_KERNEL void compact_weights(const Word *tables, const Word *words, int *comp
 
 // The way back, for one evaluation: coefficients at the address round[0] to `words`. Grid (P, L), THREADS threads,
 // 4 SHARED_WORDS bytes of shared memory; a forward transform a block, for 8 N bytes: bound by multiplication.
-FHE_KERNEL void expand_weights(const Word *tables, const Sum *round, Word *words) {
+FHE_KERNEL void FHE_BLOCK(THREADS) expand_weights(const Word *tables, const Sum *round, Word *words) {
     FHE_SHARED(Word, x);
     const int p = blockIdx.x, count = gridDim.x, limb = blockIdx.y;
     const int *compact = (const int *)round[0] + (size_t)p * N;

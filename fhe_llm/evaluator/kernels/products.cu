@@ -63,7 +63,7 @@ FHE_DEVICE void multiply(
 }
 
 #define FHE_MULTIPLY(JOBS)                                                                                        \
-    FHE_KERNEL void multiply_##JOBS(                                                                              \
+    FHE_KERNEL void FHE_BLOCK(WARP * TEAMS) multiply_##JOBS(                                                      \
         const Word *tables, const Sum *round, const Word *expanded, const int *source, const int *bounds,         \
         const Word *rotated, Word *sums, int jobs, int sources, int groups, int count, Sum *stamps                \
     ) {                                                                                                           \

@@ -37,7 +37,7 @@ FHE_DEVICE void extend(Word *x, const Word *tables, Extension e, bool centred, W
 // L^2 inverse and L^2 forward transforms an input: each extension repeats its digit's inverse transform, so that a
 // block has two transforms to wait for instead of 1 + L. Reads 4 N L (L + 2) bytes, writes 4 N L (L + 2).
 // 96 k multiplications a transform pair and 3/8 byte each: bound by multiplication.
-FHE_KERNEL void place_inputs(
+FHE_KERNEL void FHE_BLOCK(THREADS) place_inputs(
     const Word *tables, const Word *inputs, Word *rotated, Word *digits, int babies, Sum *stamps
 ) {
     FHE_SHARED(Word, x);
@@ -85,7 +85,7 @@ FHE_DEVICE Word switched_word(
 // 4 N more for the first component, writes 4 N limbs. At L = 2: 0.3 M multiplications, 130 KB: 2.3 a byte, bound by
 // multiplication where a device has less than 2.3 of them a byte of bandwidth (an H100 has about 4.5 a byte of
 // memory, and most of these bytes are in its second-level cache).
-FHE_KERNEL void rotate_babies(
+FHE_KERNEL void FHE_BLOCK(THREADS) rotate_babies(
     const Word *tables, const Sum *round, const Word *digits, Word *rotated, int inputs, int babies, int steps, int limbs
 ) {
     FHE_SHARED(Word, x);
@@ -127,7 +127,7 @@ FHE_KERNEL void rotate_babies(
 // [J, G, L, M, N]. Grid (L L, G, J). Turning first and lifting to 0 ... q - 1 is SEAL's way.
 //
 // L^2 inverse and L^2 forward transforms a group that turns. Reads and writes 4 N L^2 bytes; bound by multiplication.
-FHE_KERNEL void decompose_sums(
+FHE_KERNEL void FHE_BLOCK(THREADS) decompose_sums(
     const Word *tables, const Word *sums, const int *giant, Word *digits, int groups, Sum *stamps
 ) {
     FHE_SHARED(Word, x);
@@ -147,7 +147,7 @@ FHE_KERNEL void decompose_sums(
 //
 // 2 L products a word and group. Reads 4 (3 L + 1) bytes a word and group: 0.14 multiplications a byte, bound by
 // memory (keys stream once, digits come from the second-level cache).
-FHE_KERNEL void turn_sums(
+FHE_KERNEL void FHE_BLOCK(WARP * TEAMS) turn_sums(
     const Word *tables, const Sum *round, const Word *sums, const Word *digits, const int *giant, Word *totals,
     int babies, int groups
 ) {
