@@ -183,13 +183,13 @@ def main() -> int:
     return 0
 
 
-def figures(subject: Subject, repeats: int, sessions: int) -> dict[str, Any]:
-    """Everything the issue asks for, in seconds and bytes."""
+def figures(subject: Subject, repeats: int, sessions: int, conversations: int = 64) -> dict[str, Any]:
+    """One token, many conversations, a prompt, the products alone, and memory; in seconds and bytes."""
     machine = measured_machine(subject.device)
-    clients = [subject.client() for _ in range(64)]
+    clients = [subject.client() for _ in range(conversations)]
     token = measured(subject, clients[:1], 0, repeats, machine)
     together = measured(subject, clients, 0, max(3, repeats // 3), machine)
-    rounds = 64 * token["wall"]["median"] / together["wall"]["median"]
+    rounds = conversations * token["wall"]["median"] / together["wall"]["median"]
     prefill = measured(subject, clients[:1] * 8, len(subject.plans[0]) - 1, max(3, repeats // 3), machine)
     return {
         "machine": {
@@ -198,7 +198,7 @@ def figures(subject: Subject, repeats: int, sessions: int) -> dict[str, Any]:
             "gap": machine.gap,
         },
         "token": token,
-        "conversations": {"count": 64, **together, "rounds_over_batch_1": rounds},
+        "conversations": {"count": conversations, **together, "rounds_over_batch_1": rounds},
         "prefill": {"tokens": 8 * 64, **prefill},
         "products": bandwidth(subject, clients[0], machine),
         "memory": memory(subject, sessions),

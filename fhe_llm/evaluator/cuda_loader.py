@@ -113,21 +113,23 @@ class Loader:
         return buffer
 
     def _load(self, array: NDArray[Any], buffer: Buffer) -> None:
+        whole = np.ascontiguousarray(array)  # lives until the copy is done
         with self._lock, self._lane.active():
-            self._lane.copy_in(Address(buffer.address), np.ascontiguousarray(array))
+            self._lane.copy_in(Address(buffer.address), whole)
             self._lane.wait()
 
     def _load_keys(self, words: NDArray[np.uint32], buffer: Buffer) -> None:
         """Upload and prepare one element at a time: its raw words need room only meanwhile."""
         if not words.size:
             return
+        words = np.ascontiguousarray(words)
         n, primes, polynomials = self._preset.ring_degree, len(self._preset.primes), words[0].size
         polynomials //= n * primes
         raw = self._device.allocate(words[0].nbytes)
         with self._lock, self._lane.active():
             for i, element in enumerate(words):
                 target = Address(buffer.address + i * words[0].nbytes)
-                self._lane.copy_in(Address(raw.address), np.ascontiguousarray(element))
+                self._lane.copy_in(Address(raw.address), element)
                 arguments = (Address(self.tables.address), Address(raw.address), target)
                 grid = (n // 256, primes, polynomials)
                 self._lane.launch("prepare_keys", grid, (256, 1, 1), 0, *arguments)
@@ -136,9 +138,9 @@ class Loader:
     def _load_compact(self, layer: EncodedLayer, buffer: Buffer) -> None:
         products = layer.words.shape[2]
         raw, failed = self._device.allocate(layer.words.nbytes), self.upload(np.zeros(1, dtype=np.int32))
-        outcome = np.zeros(1, dtype=np.int32)
+        outcome, words = np.zeros(1, dtype=np.int32), np.ascontiguousarray(layer.words)
         with self._lock, self._lane.active():
-            self._lane.copy_in(Address(raw.address), np.ascontiguousarray(layer.words))
+            self._lane.copy_in(Address(raw.address), words)
             arguments = (Address(self.tables.address), Address(raw.address), Address(buffer.address))
             threads = (thread_count(self._preset), 1, 1)
             shared = transform_bytes(self._preset)

@@ -7,6 +7,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from fhe_llm.errors import ParameterError
 from fhe_llm.evaluator.packed_encoding import packed_tables
 from fhe_llm.evaluator.rns import primitive_root, ring_tables
 from fhe_llm.params import Preset
@@ -16,8 +17,13 @@ HEAD_WORDS: Final = 256
 
 
 def kernel_tables(preset: Preset) -> NDArray[np.uint32]:
-    """The words every kernel takes."""
+    """The words every kernel takes; raises :class:`ParameterError` for primes that the kernels' sums cannot take."""
     n, primes = preset.ring_degree, preset.primes
+    if max(preset.data_primes) >= 1 << 30 or primes[-1] >= min(1 << 31, 3 * min(primes)):
+        raise ParameterError(
+            f"cannot evaluate preset {preset.name!r} on CUDA: its data primes must have 30 bits and the special one 31 "
+            "at most. Use --device cpu."
+        )
     head = np.zeros(HEAD_WORDS, dtype=np.uint32)
     fields = np.split(head, np.cumsum([8, 8, 16, 16, 16, 128]))
     drop, half = fields[5].reshape(8, 8, 2), fields[6].reshape(8, 8)

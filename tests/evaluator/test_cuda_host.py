@@ -8,7 +8,7 @@ import pytest
 from cuda_contract import CudaContract, assert_equals_the_cpu
 from host_device import HostDevice, compiler
 from test_contract import EvaluatorContract, TestCpu, TestCpuWide
-from test_packed_contract import CpuPackedContract, PackedContract, TestPackedCpu, TestPackedCpuWide
+from test_packed_contract import CpuPackedContract, PackedContract, TestPackedCpu
 
 from fhe_llm.evaluator.cuda import CudaEvaluator
 from fhe_llm.evaluator.packed_plan import PackedPlan, Plan, packed_plans
@@ -54,11 +54,6 @@ class TestPackedCudaOnHost(Packed, TestPackedCpu):
     """Groups of tokens."""
 
 
-@pytest.mark.slow
-class TestPackedCudaOnHostWide(Packed, TestPackedCpuWide):
-    """Groups of tokens, three data primes."""
-
-
 def single_plans(shapes: tuple[tuple[int, int], ...], name: str = "default") -> list[Plan]:
     return [plan_linear(PRESETS[name], *shape) for shape in shapes]
 
@@ -92,6 +87,14 @@ def test_a_packed_layer_equals_the_cpu(tokens: int) -> None:
     assert_equals_the_cpu(CudaEvaluator(HostDevice(preset), preset), plan, jobs=2, clients=2)
 
 
+@pytest.mark.slow
+def test_a_packed_layer_equals_the_cpu_with_three_primes() -> None:
+    preset = PRESETS["wide"]
+    assert_equals_the_cpu(
+        CudaEvaluator(HostDevice(preset), preset), packed_plans(preset, 130, 300)[-1], jobs=2
+    )
+
+
 @pytest.mark.parametrize("rows", [1, 40])
 def test_chunks_of_packed_weights_change_nothing(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     from fhe_llm.evaluator import cuda_sequence
@@ -113,5 +116,4 @@ del (
     PackedContract,
     CpuPackedContract,
     TestPackedCpu,
-    TestPackedCpuWide,
 )

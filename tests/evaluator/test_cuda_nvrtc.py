@@ -28,7 +28,7 @@ def compile_for(architecture: int, file: str, preset: Preset) -> tuple[bytes, st
         nvrtc.destroyProgram(program)
 
 
-TARGETS = [(80, "default"), (90, "default"), (90, "wide"), (0, "default")]
+TARGETS = [(80, "default"), (90, "wide"), (0, "default")]
 """Architecture, 0 for the newest there is, and preset."""
 
 

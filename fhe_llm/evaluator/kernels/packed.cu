@@ -15,41 +15,23 @@ FHE_DEVICE Pair enter_of(const int *packed, int width, int limb) {
     return pair_at((const Word *)packed, width + 2 * (L * width + limb));
 }
 
-// Entry g of the diagonal `offset` of one block of weights, before the giant step's turn.
-FHE_DEVICE double band_entry(
-    const float *weights, int out_features, int in_features, int width, int out, int source, int offset, int g
-) {
-    const int row = out * width + g, j = g + offset, column = source * width + j;
-    const bool inside = row < out_features && j >= 0 && j < width && column < in_features;
-    return inside ? (double)weights[(size_t)row * in_features + column] : 0.0;
-}
+// One packed layer's weights, and the two columns and the row of plaintexts that a block makes.
+struct Band {
+    const float *weights;
+    int out_features, in_features, width, babies, giants;
+    int out, giant;
 
-// Rows `base` ... of plaintext words: `words` [rows, L, inner, G], Montgomery form. Row r stands for (output, giant step)
-// number base + r, inner for (input, baby). Grid (8 ceil(inner / 16), rows), G / 2 threads: a block makes the plaintexts
-// 16 i + l and 16 i + 8 + l with one complex transform. 16 G bytes of shared memory. The
-// float32 weights [out, in] and the scale are in `round`.
-//
-// G/2 log2 G complex butterflies (10 flops) and L G log2 G / 2 modular ones a plaintext pair; reads 8 G bytes of weights,
-// writes 8 L G. At G = 64: 2 k flops for 1.5 KB, about 1.3 flops a byte: bound by memory where doubles run at half speed,
-// by arithmetic where they run at a 64th.
-FHE_KERNEL void FHE_BLOCK(256) encode_rows(
-    const Word *tables, const Sum *round, const int *packed, const Complex *turns, Word *words, const int *giant_steps,
-    int giants, int babies, int width, int out_features, int in_features, int base
-) {
-    FHE_SHARED(Complex, z);
-    const float *weights = (const float *)round[0];
-    const int inner = (in_features + width - 1) / width * babies;
-    const int column = blockIdx.x / LANES * 2 * LANES + blockIdx.x % LANES, other = column + LANES;
-    const int row = base + blockIdx.y, out = row / giants, giant = giant_steps[row % giants];
-    for (int g = threadIdx.x; g < width; g += blockDim.x) {
-        const int at = leaf_of(packed, (g + giant) & (width - 1));
-        const int offset = giant - width;
-        z[at].real = band_entry(
-            weights, out_features, in_features, width, out, column / babies, offset + column % babies, g);
-        z[at].imag = other < inner ? band_entry(weights, out_features, in_features, width, out, other / babies,
-                                                offset + other % babies, g)
-                                   : 0.0;
+    // Entry g of the plaintext of (input, baby) number `column`: `band` in `packed_reference.py`.
+    FHE_DEVICE_MEMBER double entry(int column, int g) const {
+        const int source = column / babies, offset = giant + column % babies - width;
+        const int row = out * width + g, j = g + offset, at = source * width + j;
+        const bool inside = row < out_features && j >= 0 && j < width && at < in_features;
+        return inside ? (double)weights[(size_t)row * in_features + at] : 0.0;
     }
+};
+
+// Values at the leaves to G times the remainder modulo Y^G - i, in place: G / 2 threads, the CPU's operations in its order.
+FHE_DEVICE void leave_leaves(Complex *z, const Complex *turns, int width) {
     for (int nodes = width / 2, half = 1; nodes >= 1; nodes /= 2, half *= 2) {
         barrier();
         const int i = threadIdx.x / half, k = 2 * i * half + threadIdx.x % half;
@@ -61,48 +43,83 @@ FHE_KERNEL void FHE_BLOCK(256) encode_rows(
         z[k + half].imag = minus(times(r, turn.real), times(p, turn.imag));
     }
     barrier();
-    // part the two vectors: c_j and c_{G-j} of each; a thread has j = threadIdx.x, and thread 0 also G / 2
-    const double part = times(0.5, as_double(round[1]) / width);
-    double low[2][2], high[2][2];  // [which j][which vector]
+}
+
+// Whole coefficients c_j and c_{G-j} of the two plaintexts that share a remainder.
+struct Parted {
+    double low[2], high[2];
+};
+
+FHE_DEVICE Parted part(const Complex *z, int j, int width, double factor) {
+    const Complex a = z[j], b = z[j ? width - j : 0];
+    Parted c;
+    c.low[0] = nearest(times(j ? minus(a.real, b.imag) : times(a.real, 2.0), factor));
+    c.low[1] = nearest(times(j ? plus(a.imag, b.real) : times(a.imag, 2.0), factor));
+    c.high[0] = j ? nearest(times(minus(b.real, a.imag), factor)) : 0.0;
+    c.high[1] = j ? nearest(times(plus(b.imag, a.real), factor)) : 0.0;
+    return c;
+}
+
+// (c_j - i c_{G-j}) 2^32 modulo a prime at j, and the like at G - j, of both polynomials in `x` [2, G].
+FHE_DEVICE void enter(Word *x, const Parted &c, int j, int width, Pair unit, Word q, Word inverse) {
     FHE_UNROLL
-    for (int n = 0; n < 2; n++) {
-        const int j = n ? width / 2 : threadIdx.x, m = j ? width - j : 0;
-        const Complex a = z[j], b = z[m];
-        low[n][0] = nearest(times(j ? minus(a.real, b.imag) : times(a.real, 2.0), part));
-        low[n][1] = nearest(times(j ? plus(a.imag, b.real) : times(a.imag, 2.0), part));
-        high[n][0] = j ? nearest(times(minus(b.real, a.imag), part)) : 0.0;
-        high[n][1] = j ? nearest(times(plus(b.imag, a.real), part)) : 0.0;
+    for (int v = 0; v < 2; v++) {
+        const Word low = residue(c.low[v], q), high = residue(c.high[v], q);
+        const Sum there = wide_product(high, unit.value) + wide_product(low, unit.companion);
+        const Sum here = wide_product(low, unit.value) + wide_product(high, unit.companion);
+        x[v * width + (j ? width - j : 0)] = montgomery(there, q, inverse);
+        x[v * width + j] = montgomery(here, q, inverse);
     }
-    Word *x = (Word *)z;  // [2, G]: one polynomial of each vector
+}
+
+// Remainders modulo Y^G - i of both polynomials in `x` [2, G] to words at the leaves, in place: G / 2 threads.
+FHE_DEVICE void reach_leaves(Word *x, const int *packed, int limb, int width, Word q) {
+    for (int nodes = 1, half = width / 2; half >= 1; nodes *= 2, half /= 2) {
+        barrier();
+        const int i = threadIdx.x / half, k = 2 * i * half + threadIdx.x % half;
+        const Pair w = twiddle_of(packed, width, limb, nodes + i);
+        for (Word *y = x; y <= x + width; y += width) {
+            const Word u = y[k], t = mul_mod(y[k + half], w, q);
+            y[k] = add_mod(u, t, q);
+            y[k + half] = sub_mod(u, t, q);
+        }
+    }
+    barrier();
+}
+
+// Rows `base` ... of plaintext words: `words` [rows, L, inner, G], Montgomery form. Row r stands for (output, giant step)
+// number base + r, inner for (input, baby). Grid (8 ceil(inner / 16), rows), G / 2 threads: a block makes the plaintexts
+// 16 i + l and 16 i + 8 + l with one complex transform. 16 G bytes of shared memory. The float32 weights [out, in] and the
+// scale are in `round`.
+//
+// G/2 log2 G complex butterflies (10 flops) and L G log2 G modular ones a pair of plaintexts; reads 8 G bytes of weights,
+// writes 8 L G. At G = 64: 2 k flops for 1.5 KB, about 1.3 flops a byte: bound by memory where doubles run at half speed,
+// by arithmetic where they run at a 64th.
+FHE_KERNEL void FHE_BLOCK(256) encode_rows(
+    const Word *tables, const Sum *round, const int *packed, const Complex *turns, Word *words, const int *giant_steps,
+    int giants, int babies, int width, int out_features, int in_features, int base
+) {
+    FHE_SHARED(Complex, z);
+    const int inner = (in_features + width - 1) / width * babies, row = base + blockIdx.y;
+    const int column = blockIdx.x / LANES * 2 * LANES + blockIdx.x % LANES, other = column + LANES;
+    const Band band = {(const float *)round[0], out_features, in_features, width, babies, giants,
+                       row / giants, giant_steps[row % giants]};
+    for (int g = threadIdx.x; g < width; g += blockDim.x) {
+        Complex &leaf = z[leaf_of(packed, (g + band.giant) & (width - 1))];
+        leaf.real = band.entry(column, g);
+        leaf.imag = other < inner ? band.entry(other, g) : 0.0;
+    }
+    leave_leaves(z, turns, width);
+    const double factor = times(0.5, as_double(round[1]) / width);
+    const Parted own = part(z, threadIdx.x, width, factor), middle = part(z, width / 2, width, factor);
+    Word *x = (Word *)z;
     for (int limb = 0; limb < L; limb++) {
         const Word q = prime_of(tables, limb), inverse = inverse_of(tables, limb);
-        const Pair enter = enter_of(packed, width, limb);
-        barrier();
-        FHE_UNROLL
-        for (int n = 0; n < 2; n++) {
-            if (n && threadIdx.x) break;
-            const int j = n ? width / 2 : threadIdx.x, m = j ? width - j : 0;
-            FHE_UNROLL
-            for (int v = 0; v < 2; v++) {
-                const Word c = residue(low[n][v], q), d = residue(high[n][v], q);
-                const Sum both = wide_product(c, enter.value) + wide_product(d, enter.companion);
-                const Sum back = wide_product(d, enter.value) + wide_product(c, enter.companion);
-                x[v * width + m] = montgomery(back, q, inverse);
-                x[v * width + j] = montgomery(both, q, inverse);
-            }
-        }
-        for (int nodes = 1, half = width / 2; half >= 1; nodes *= 2, half /= 2) {
-            barrier();
-            const int i = threadIdx.x / half, k = 2 * i * half + threadIdx.x % half;
-            const Pair w = twiddle_of(packed, width, limb, nodes + i);
-            for (int v = 0; v < 2; v++) {
-                Word *y = x + v * width;
-                const Word u = y[k], t = mul_mod(y[k + half], w, q);
-                y[k] = add_mod(u, t, q);
-                y[k + half] = sub_mod(u, t, q);
-            }
-        }
-        barrier();
+        const Pair unit = enter_of(packed, width, limb);
+        barrier();  // everybody has what it needs of z, or has written its words
+        enter(x, own, threadIdx.x, width, unit, q, inverse);
+        if (threadIdx.x == 0) enter(x, middle, width / 2, width, unit, q, inverse);
+        reach_leaves(x, packed, limb, width, q);
         Word *target = words + ((size_t)blockIdx.y * L + limb) * inner * width;
         for (int g = threadIdx.x; g < width; g += blockDim.x) {
             const int at = leaf_of(packed, g);

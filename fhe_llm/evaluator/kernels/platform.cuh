@@ -7,6 +7,7 @@
 #if defined(__CUDACC__)
 #define FHE_KERNEL extern "C" __global__
 #define FHE_DEVICE __device__ __forceinline__
+#define FHE_DEVICE_MEMBER __device__ __forceinline__
 #define FHE_BLOCK(threads) __launch_bounds__(threads)  // the most a block has: registers must last for them
 #define FHE_UNROLL _Pragma("unroll")
 #define FHE_UNROLL_BY(times) FHE_PRAGMA(unroll times)

@@ -8,6 +8,7 @@
 
 #define FHE_KERNEL extern "C"
 #define FHE_DEVICE static inline __attribute__((unused))
+#define FHE_DEVICE_MEMBER
 #define FHE_BLOCK(threads)
 #define FHE_UNROLL
 #define FHE_UNROLL_BY(times)
