@@ -41,6 +41,9 @@ test-gpu: venv
 bench-gpu: venv
 	$(BIN)/python -m pip install --quiet --editable ".[dev,$(CUDA)]"
 	$(BIN)/python benchmarks/gpu.py --output $(RESULTS)/gpu.json
+	for name in decode prefill concurrency; do \
+		FHE_LLM_DEVICE=cuda $(BIN)/fhe-llm bench $$name --output $(RESULTS)/gpu-$$name.json || exit 1; \
+	done
 
 lint: venv
 	$(BIN)/ruff check .

@@ -114,7 +114,8 @@ def measured(subject: Subject, keys: list[Any], which: int, repeats: int, machin
     subject.pass_over_layers(keys, which)  # the second time captures, from the third on graphs are replayed
     phases: list[dict[str, float]] = []
     seconds = spread(clocked(lambda: phases.append(subject.pass_over_layers(keys, which)), repeats))
-    estimate = LAYERS * sum(work(p[which], len(keys), len(keys)).seconds(machine) for p in subject.plans)
+    clients = len({id(k) for k in keys})
+    estimate = LAYERS * sum(work(p[which], len(keys), clients).seconds(machine) for p in subject.plans)
     best = min(phases, key=lambda phase: sum(phase.values()))
     return {"wall": plain(seconds), "device_phases": best, "roofline_estimate": estimate}
 

@@ -10,7 +10,7 @@ import os
 import queue
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -180,11 +180,11 @@ class CudaEvaluator:
 
     def _recover(self) -> None:
         """Let go of everything that can be had again."""
-        for _ in range(len(self._runners)):
-            try:
-                runner = self._idle.get_nowait()
-            except queue.Empty:
-                break
+        idle: list[Runner] = []
+        with suppress(queue.Empty):  # those at work keep what they have
+            while True:
+                idle.append(self._idle.get_nowait())
+        for runner in idle:
             runner.release()
             self._idle.put(runner)
         self._weights.evict()

@@ -202,6 +202,19 @@ def test_evaluations_recover_from_a_full_device(monkeypatch: pytest.MonkeyPatch)
     assert_equals_the_cpu(cuda, plan, jobs=6)
 
 
+def test_recovery_takes_the_scratch_of_every_idle_lane() -> None:
+    cuda = CudaEvaluator(HostDevice(PRESET), PRESET, lanes=3, threads=2)
+    plan = plan_linear(PRESET, 64, 64)
+    before = cuda.device.used()
+    runners = [cuda._idle.get() for _ in range(3)]
+    for runner in runners:
+        runner._block = cuda.device.allocate(MIB)
+        cuda._idle.put(runner)
+    cuda._recover()
+    assert cuda.device.used() == before
+    assert_equals_the_cpu(cuda, plan)
+
+
 def test_sequences_are_replayed_with_new_keys_weights_and_inputs() -> None:
     cuda = CudaEvaluator(HostDevice(PRESET), PRESET, lanes=1, threads=2)
     plan = plan_linear(PRESET, 64, 64)
