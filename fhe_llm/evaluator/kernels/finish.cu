@@ -3,7 +3,8 @@
 #include "ntt.cuh"
 
 // Slot-order values to coefficients, in place: `totals` [.., M, N]. Grid (M, polynomials), THREADS threads,
-// 4 SHARED_WORDS bytes of shared memory. One transform and 8 N bytes a block: bound by multiplication.
+// 4 SHARED_WORDS bytes of shared memory. One transform and 8 N bytes a block, 2.2 multiplications a byte of what
+// `turn_sums` has just left in the second-level cache: bound by multiplication.
 FHE_KERNEL void FHE_BLOCK(THREADS) leave_slots(const Word *tables, Word *totals) {
     FHE_SHARED(Word, x);
     const int limb = blockIdx.x;
@@ -16,7 +17,8 @@ FHE_KERNEL void FHE_BLOCK(THREADS) leave_slots(const Word *tables, Word *totals)
 // Coefficients [polynomials, M, N] to replies [polynomials, REPLY_LIMBS, N]: divide by the last prime with rounding until
 // REPLY_LIMBS are left (SEAL's ``rescale_to_next``). Grid (N / 256, polynomials), 256 threads, a coefficient each.
 //
-// About 2 M^2 multiplications a coefficient and 4 (M + REPLY_LIMBS) bytes: about 1 a byte, bound by memory.
+// 3 multiplications for each limb that is left after each division, and 4 (M + REPLY_LIMBS) bytes: 9 for 16 bytes at
+// M = 3, bound by memory (the second-level cache's).
 FHE_KERNEL void FHE_BLOCK(256) rescale(const Word *tables, const Word *totals, Word *replies, Sum *stamps) {
     const int i = blockIdx.x * blockDim.x + threadIdx.x;
     const Word *coefficient = totals + (size_t)blockIdx.y * M * N + i;

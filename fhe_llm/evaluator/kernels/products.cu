@@ -9,9 +9,9 @@ constexpr int BLOCK = 32;   // words of one plaintext that lie together (linear.
 // blocks that differ only in their jobs are neighbours, so a weight comes from memory once and then from the
 // second-level cache; the warps of a block walk through the same inputs, which stay in the first-level cache.
 //
-// A weight of 4 bytes meets 2 JOBS inputs: 2 JOBS multiply-adds of 64 bits. One job: 0.5 a byte, bound by memory (a device
-// of 3.35 TB/s could read 840 G weights a second; so many products would take a quarter of its 32-bit multiplier).
-// From about 10 jobs on bound by multiplication.
+// A weight of 4 bytes meets 2 inputs a job: 0.5 multiply-adds a byte for one job, bound by memory. An H100 could read
+// 840 G weights a second at 3.35 TB/s; their products take an eighth of its multiplications (a quarter, should a sum of
+// 64 bits cost two). From about 9 jobs (or 5) on bound by multiplication.
 template <int JOBS>
 FHE_DEVICE void multiply(
     const Word *tables, const Sum *round, const Word *expanded, const int *source, const int *bounds,

@@ -35,8 +35,9 @@ FHE_DEVICE void extend(Word *x, const Word *tables, Extension e, bool centred, W
 // `rotated` [I, B, 2, L, N]. Grid (L L + L, I); the first L L blocks of a row make digits and end at once where B = 1.
 //
 // L^2 inverse and L^2 forward transforms an input: each extension repeats its digit's inverse transform, so that a
-// block has two transforms to wait for instead of 1 + L. Reads 4 N L (L + 2) bytes, writes 4 N L (L + 2).
-// 96 k multiplications a transform pair and 3/8 byte each: bound by multiplication.
+// block has two transforms to wait for instead of 1 + L. Reads 4 N L (L + 2) bytes and writes as many. At N = 4096 an
+// extension is 147 k multiplications for 32 KB, 4.5 a byte: as many as an H100 has for each byte of its memory, and more
+// than it has for a byte of its second-level cache, where most of these are. Bound by multiplication.
 FHE_KERNEL void FHE_BLOCK(THREADS) place_inputs(
     const Word *tables, const Word *inputs, Word *rotated, Word *digits, int babies, Sum *stamps
 ) {
@@ -81,10 +82,10 @@ FHE_DEVICE Word switched_word(
 // and addition of the turned first component. Grid (2 (B - 1), I, slices); a block serves `limbs` data limbs of one
 // component and repeats the inverse transform of the special limb for them: more slices, more blocks, less waiting.
 //
-// A slice: 1 inverse and `limbs` forward transforms, L (1 + limbs) N products. Reads 8 N L (1 + limbs) bytes and
-// 4 N more for the first component, writes 4 N limbs. At L = 2: 0.3 M multiplications, 130 KB: 2.3 a byte, bound by
-// multiplication where a device has less than 2.3 of them a byte of bandwidth (an H100 has about 4.5 a byte of
-// memory, and most of these bytes are in its second-level cache).
+// A slice: 1 inverse and `limbs` forward transforms, L (1 + limbs) N products. Reads 8 N L (1 + limbs) bytes, half of
+// them keys, and 4 N limbs more for the first component; writes 4 N limbs. At N = 4096, L = limbs = 2: 0.3 M
+// multiplications for 0.23 MB, 1.3 a byte, but 3 a byte of keys, which alone come from memory: an H100 has 4.5 a byte
+// of memory. Bound by memory there for clients whose keys are not in the second-level cache, otherwise by multiplication.
 FHE_KERNEL void FHE_BLOCK(THREADS) rotate_babies(
     const Word *tables, const Sum *round, const Word *digits, Word *rotated, int inputs, int babies, int steps, int limbs
 ) {
@@ -126,7 +127,8 @@ FHE_KERNEL void FHE_BLOCK(THREADS) rotate_babies(
 // Turn the second components of the groups' sums [J, G, 2, L, N] by their giant steps and decompose them into `digits`
 // [J, G, L, M, N]. Grid (L L, G, J). Turning first and lifting to 0 ... q - 1 is SEAL's way.
 //
-// L^2 inverse and L^2 forward transforms a group that turns. Reads and writes 4 N L^2 bytes; bound by multiplication.
+// L^2 inverse and L^2 forward transforms a group that turns. Reads 4 N L^2 bytes and writes as many: 4.5 multiplications
+// a byte, bound by multiplication.
 FHE_KERNEL void FHE_BLOCK(THREADS) decompose_sums(
     const Word *tables, const Word *sums, const int *giant, Word *digits, int groups, Sum *stamps
 ) {
