@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
+
+import numpy as np
 
 from fhe_llm.errors import ParameterError
 from fhe_llm.evaluator.contract import EncodedLayer, EvaluationKeys, Job, MissingRotationKeyError
@@ -16,25 +18,38 @@ class _Indexed(Protocol):
     index: dict[int, int]
 
 
-def check_preset(preset: Preset, keys: EvaluationKeys) -> None:
-    """Raise :class:`ParameterError` for another preset's keys."""
+def check_keys(preset: Preset, keys: EvaluationKeys) -> None:
+    """Raise :class:`ParameterError` for another preset's keys, or words that are not those of their elements."""
     if keys.preset != preset:
         raise ParameterError(
             f"cannot use keys of preset {keys.preset.name!r}: this evaluator runs {preset.name!r}. "
             "Make a key ring for that preset."
         )
+    limbs = len(preset.primes)
+    wanted = (len(keys.elements), limbs - 1, 2, limbs, preset.ring_degree)
+    if keys.words.dtype != np.uint32 or keys.words.shape != wanted:
+        raise ParameterError(
+            f"cannot use these keys: their words are {keys.words.dtype} {keys.words.shape}, not uint32 {wanted}. "
+            "Export them anew."
+        )
 
 
 def check_layer(preset: Preset, layer: EncodedLayer) -> None:
     """Raise :class:`ParameterError` for words that are not the plan's."""
-    plan = layer.plan
+    plan, words = layer.plan, layer.words
     if isinstance(plan, PackedPlan):
-        wanted: tuple[int, ...] = (plan.out_features, plan.in_features)
+        kind: np.dtype[Any] = np.dtype(np.float32)
+        shape: tuple[int, ...] = (plan.out_features, plan.in_features)
     else:
-        wanted = encoded_shape(preset, plan)
-    if layer.words.shape != wanted:
+        kind, shape = np.dtype(np.uint32), encoded_shape(preset, plan)
+    if words.dtype != kind or words.shape != shape:
         raise ParameterError(
-            f"cannot evaluate {layer.name}: its words are {layer.words.shape}, not {wanted}. Encode it anew."
+            f"cannot evaluate {layer.name}: its words are {words.dtype} {words.shape}, not {kind} {shape}. "
+            "Encode it anew."
+        )
+    if not words.flags.c_contiguous:
+        raise ParameterError(
+            f"cannot evaluate {layer.name}: its words are not contiguous in memory. Copy them or encode it anew."
         )
 
 

@@ -19,7 +19,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fhe_llm.evaluator.checks import check_job, check_layer, check_preset, steps_of_elements
+from fhe_llm.evaluator.checks import check_job, check_keys, check_layer, steps_of_elements
 from fhe_llm.evaluator.contract import EncodedLayer, EvaluationKeys, Job, Timings
 from fhe_llm.evaluator.cuda_encoding import DeviceEncoder
 from fhe_llm.evaluator.cuda_loader import CudaKeys, Loader, NotCompactError
@@ -90,7 +90,7 @@ class CudaEvaluator:
 
     def prepare_keys(self, keys: EvaluationKeys) -> CudaKeys:
         """Keep the keys at the host; evaluations bring them to the device. Raises :class:`ParameterError`."""
-        check_preset(self.preset, keys)
+        check_keys(self.preset, keys)
         steps = _steps(self.preset.ring_degree)
         # other automorphisms, conjugation say, turn no slots and are of no use here
         index = {steps[element]: i for i, element in enumerate(keys.elements) if element in steps}

@@ -23,11 +23,6 @@ def _tables(ring_degree: int) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDA
     return position, conjugated, twist
 
 
-def slot_positions(ring_degree: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Where each slot stands in the transform's order, and whether its conjugate does."""
-    return _tables(ring_degree)[:2]
-
-
 def slots_to_coefficients(slots: NDArray[np.complex128], scale: float) -> NDArray[np.float64]:
     """Coefficients [..., N], unrounded, of the polynomial whose slots [..., N/2] are ``scale`` times those given."""
     half = slots.shape[-1]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from fhe_llm.errors import ParameterError
 from fhe_llm.evaluator.contract import EncodedLayer, EvaluationKeys, Evaluator, Job
 from fhe_llm.evaluator.cpu import CpuEvaluator
 from fhe_llm.evaluator.cuda import CudaEvaluator
@@ -95,6 +96,22 @@ class CudaContract:
         with ThreadPoolExecutor(3) as pool:
             replies = list(pool.map(lambda job: evaluator.evaluate(layer, [job])[0][0], jobs))
         np.testing.assert_array_equal(np.stack(replies), np.stack(expected))
+
+    def test_keys_of_another_shape_are_refused(self, evaluator: CudaEvaluator) -> None:
+        contract: Any = self
+        preset = evaluator.preset
+        keys = random_keys(np.random.default_rng(), preset, [contract.small_plan()])
+        for words in (keys.words[:-1], keys.words[..., :-1], keys.words.astype(np.int64)):
+            with pytest.raises(ParameterError, match="cannot use these keys"):
+                evaluator.prepare_keys(EvaluationKeys(preset, keys.elements, words))
+
+    def test_words_that_are_not_contiguous_are_refused(self, evaluator: CudaEvaluator) -> None:
+        contract: Any = self
+        layer = random_layer(np.random.default_rng(), evaluator, contract.small_plan())
+        for words in (np.asfortranarray(layer.words), layer.words.astype(np.float64)):
+            spoilt = EncodedLayer("layer", layer.plan, layer.log_weight_scale, words)
+            with pytest.raises(ParameterError, match="cannot evaluate layer: its words are"):
+                evaluator.evaluate(spoilt, [])
 
     def test_zero_jobs_are_no_replies(self, evaluator: CudaEvaluator) -> None:
         contract: Any = self
