@@ -134,6 +134,9 @@ def encode_rows(weights, scale, babies, steps, base, words, first, last, reals, 
             if column + FLOATS < inner:
                 source, baby = (column + FLOATS) // babies, (column + FLOATS) % babies
                 _gather(weights, out, source, giant + baby - width, giant, imag, t.leaf)
+            else:  # what the last columns left would decide how these are rounded
+                for i in range(0, width * FLOATS, FLOATS):
+                    store_floats(imag, i, spread_float(0.0))
             _inverse(real, imag, t.cosine, t.sine)
             _enter(real, imag, scale / width, z, t)
             for limb in range(limbs):
