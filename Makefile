@@ -10,7 +10,7 @@ LOCAL_BENCHES := plaintext product width
 # The extra that fits the driver: make test-gpu CUDA=cuda12
 CUDA ?= cuda13
 
-.PHONY: venv clean demo test test-slow test-gpu lint bench bench-gpu performance performance-page
+.PHONY: venv clean demo test test-slow test-langchain test-gpu lint bench bench-gpu performance performance-page
 
 venv: $(VENV)/.installed
 
@@ -34,6 +34,10 @@ test-slow: venv
 	$(BIN)/python -m pytest -q -m "slow and not gpu"
 
 # On a machine with a GPU: everything that needs one, with a record of what ran.
+# The lowest langchain-core we declare and the newest there is, each in a fresh environment.
+test-langchain:
+	bash .ci/langchain
+
 test-gpu: venv
 	$(BIN)/python -m pip install --quiet --editable ".[dev,$(CUDA)]"
 	$(BIN)/python -m pytest -q -m gpu --require-gpu --gpu-record=$(RESULTS)/gpu-tests.json

@@ -67,7 +67,7 @@ def test_nothing_unpickles(folder: str) -> None:
         assert not {"pickle", "marshal", "shelve", "dill", "joblib"} & imports(path), path.name
 
 
-@pytest.mark.parametrize("folder", ["fhe_llm_llamaindex"])
+@pytest.mark.parametrize("folder", ["fhe_llm_langchain", "fhe_llm_llamaindex"])
 def test_integrations_use_public_names_only(folder: str) -> None:
     public = {f"fhe_llm.{name}" for name in fhe_llm.__all__}
     for path in files(folder):

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from langchain.agents import create_agent
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.tools import tool
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 
 import fhe_llm
+from fhe_llm.cli.proxy_process import ProxyProcess
 from fhe_llm_langchain import ChatEncrypted
 
+PAGE = Path(__file__).parents[2] / "docs" / "langchain.md"
 pytestmark = pytest.mark.slow
 
 
@@ -43,3 +50,33 @@ class TestSmolLM2(ChatModelIntegrationTests):
     @property
     def supports_json_mode(self) -> bool:
         return True
+
+
+def test_an_agent_decides_by_itself_to_call_its_tool(smollm2_client: fhe_llm.EncryptedLLM) -> None:
+    @tool
+    def get_weather(city: str) -> str:
+        """Get the current weather in a city."""
+        return f"18 degrees and rain in {city}"
+
+    model = ChatEncrypted(model=smollm2_client.model, client=smollm2_client, max_tokens=40)
+    messages = create_agent(model, [get_weather]).invoke(
+        {"messages": [("user", "What's the weather like in Paris?")]}
+    )
+    asked, called, result, *_, last = messages["messages"]
+    assert isinstance(asked, HumanMessage)
+    assert called.tool_calls[0]["args"] == {"city": "Paris"}
+    assert isinstance(result, ToolMessage)
+    assert isinstance(last, AIMessage)
+    assert not last.tool_calls
+
+
+def test_the_page_runs_as_it_stands(smollm2_proxy: ProxyProcess, capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    names: dict[str, Any] = {"__name__": "page"}
+    exec("\n".join(blocks).replace("http://127.0.0.1:8080", smollm2_proxy.base_url), names)
+    names["model"].close()
+    shown = capsys.readouterr().out
+    assert "Paris" in shown
+    assert "Oslo" in shown
+    assert "get_weather" in shown
+    assert "guarantee" in shown

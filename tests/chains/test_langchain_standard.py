@@ -67,7 +67,6 @@ class TestTiny(Shared, ChatModelIntegrationTests):  # type: ignore[misc]
     test_bind_runnables_as_tools = pytest.mark.xfail(reason=RANDOM)(
         ChatModelIntegrationTests.test_bind_runnables_as_tools
     )
-    test_json_mode = pytest.mark.xfail(reason=RANDOM)(ChatModelIntegrationTests.test_json_mode)
     test_agent_loop = pytest.mark.xfail(reason=RANDOM)(ChatModelIntegrationTests.test_agent_loop)
     test_unicode_tool_call_integration = pytest.mark.xfail(reason=RANDOM)(
         ChatModelIntegrationTests.test_unicode_tool_call_integration
