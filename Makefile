@@ -33,11 +33,11 @@ test: venv
 test-slow: venv
 	$(BIN)/python -m pytest -q -m "slow and not gpu"
 
-# On a machine with a GPU: everything that needs one, with a record of what ran.
 # The lowest langchain-core we declare and the newest there is, each in a fresh environment.
 test-langchain:
 	bash .ci/langchain
 
+# On a machine with a GPU: everything that needs one, with a record of what ran.
 test-gpu: venv
 	$(BIN)/python -m pip install --quiet --editable ".[dev,$(CUDA)]"
 	$(BIN)/python -m pytest -q -m gpu --require-gpu --gpu-record=$(RESULTS)/gpu-tests.json
