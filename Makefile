@@ -7,7 +7,10 @@ PLAINTEXT ?=
 PROXY_BENCHES := decode prefill concurrency memory overhead calibrate
 LOCAL_BENCHES := plaintext product width
 
-.PHONY: venv clean demo test test-slow lint bench performance performance-page
+# The extra that fits the driver: make test-gpu CUDA=cuda12
+CUDA ?= cuda13
+
+.PHONY: venv clean demo test test-slow test-gpu lint bench bench-gpu performance performance-page
 
 venv: $(VENV)/.installed
 
@@ -29,6 +32,18 @@ test: venv
 
 test-slow: venv
 	$(BIN)/python -m pytest -q -m "slow and not gpu"
+
+# On a machine with a GPU: everything that needs one, with a record of what ran.
+test-gpu: venv
+	$(BIN)/python -m pip install --quiet --editable ".[dev,$(CUDA)]"
+	$(BIN)/python -m pytest -q -m gpu --require-gpu --gpu-record=$(RESULTS)/gpu-tests.json
+
+bench-gpu: venv
+	$(BIN)/python -m pip install --quiet --editable ".[dev,$(CUDA)]"
+	$(BIN)/python benchmarks/gpu.py --output $(RESULTS)/gpu.json
+	for name in decode prefill concurrency; do \
+		FHE_LLM_DEVICE=cuda $(BIN)/fhe-llm bench $$name --output $(RESULTS)/gpu-$$name.json || exit 1; \
+	done
 
 lint: venv
 	$(BIN)/ruff check .

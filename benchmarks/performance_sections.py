@@ -117,50 +117,53 @@ def prefilling(records: Records) -> str:
 
 def one_product(records: Records) -> str:
     """Against TenSEAL, and by width."""
-    text = ""
-    if (record := records.get("product")) is not None:
-        rows = [
-            (
-                f"{found['shape']['in_features']} → {found['shape']['out_features']}",
-                ranged(found["fhe_llm"]["product"]),
-                ranged(found["tenseal_mm"]["product"]),
-                f"{found['ratio_to_tenseal']:.0f}×",
-                f"{found['fhe_llm']['log2_error']:.1f} / {found['tenseal_mm']['log2_error']:.1f}",
-            )
-            for found in (record, *record["others"])
-        ]
-        head = ("in → out", "ours", "TenSEAL `.mm`, N = 8192", "ratio", "log2 error, ours / theirs")
-        text += "## One product\n\n" + where(record, "product") + table(head, rows)
-    if (record := records.get("width")) is not None:
-        rows = [
-            (
-                f"{found['width']}",
-                ranged(found["product"]),
-                f"{found['rotations']}",
-                f"{found['products']}",
-                f"{found['weight_bytes_per_second'] / 1e9:.1f} GB/s",
-                f"{found['share']:.0%}",
-            )
-            for found in record["widths"]
-        ]
-        head = (
-            "width",
-            "W·x, W square",
-            "rotations",
-            "products",
-            "weights read at",
-            "of the memory's bandwidth",
+    if (record := records.get("product")) is None:
+        return _by_width(records)
+    rows = [
+        (
+            f"{found['shape']['in_features']} → {found['shape']['out_features']}",
+            ranged(found["fhe_llm"]["product"]),
+            ranged(found["tenseal_mm"]["product"]),
+            f"{found['ratio_to_tenseal']:.0f}×",
+            f"{found['fhe_llm']['log2_error']:.1f} / {found['tenseal_mm']['log2_error']:.1f}",
         )
-        text += (
-            "\n### Cost against the model's width\n\n"
-            + where(record, "width")
-            + "![Time of a product against width](results/width.svg)\n\n"
-            + table(head, rows)
-            + f"\nReading an array larger than the caches with as many threads, in the same run, reaches "
-            f"{record['read_bytes_per_second'] / 1e9:.1f} GB/s. The share is that of the products' phase alone: "
-            "how near it is to being bound by memory.\n\n![Share of the memory's bandwidth](results/bandwidth.svg)\n"
+        for found in (record, *record["others"])
+    ]
+    head = ("in → out", "ours", "TenSEAL `.mm`, N = 8192", "ratio", "log2 error, ours / theirs")
+    return "## One product\n\n" + where(record, "product") + table(head, rows) + _by_width(records)
+
+
+def _by_width(records: Records) -> str:
+    if (record := records.get("width")) is None:
+        return ""
+    rows = [
+        (
+            f"{found['width']}",
+            ranged(found["product"]),
+            f"{found['rotations']}",
+            f"{found['products']}",
+            f"{found['weight_bytes_per_second'] / 1e9:.1f} GB/s",
+            f"{found['share']:.0%}",
         )
-    return text
+        for found in record["widths"]
+    ]
+    head = (
+        "width",
+        "W·x, W square",
+        "rotations",
+        "products",
+        "weights read at",
+        "of the memory's bandwidth",
+    )
+    return (
+        "\n### Cost against the model's width\n\n"
+        + where(record, "width")
+        + "![Time of a product against width](results/width.svg)\n\n"
+        + table(head, rows)
+        + f"\nReading an array larger than the caches with as many threads, in the same run, reaches "
+        f"{record['read_bytes_per_second'] / 1e9:.1f} GB/s. The share is that of the products' phase alone: "
+        "how near it is to being bound by memory.\n\n![Share of the memory's bandwidth](results/bandwidth.svg)\n"
+    )
 
 
 def conversations(records: Records) -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fhe_llm.client.speculation import SpeculationSettings
     from fhe_llm.errors import FheLlmError
     from fhe_llm.llm import DEFAULT_URL, EncryptedLLM
+    from fhe_llm.models.sentence_encoder import SentenceEncoder
     from fhe_llm.models.tools import Tool, ToolCall
     from fhe_llm.params import PRESETS, Preset
     from fhe_llm.receipt import PrivacyReceipt
@@ -38,6 +39,7 @@ _HOMES = {
     "Preset": "params",
     "PrivacyReceipt": "receipt",
     "SamplingParams": "client.sampling",
+    "SentenceEncoder": "models.sentence_encoder",
     "SpeculationSettings": "client.speculation",
     "Tool": "models.tools",
     "ToolCall": "models.tools",
@@ -59,6 +61,7 @@ __all__ = [
     "Preset",
     "PrivacyReceipt",
     "SamplingParams",
+    "SentenceEncoder",
     "SpeculationSettings",
     "Tool",
     "ToolCall",

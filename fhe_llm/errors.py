@@ -18,6 +18,8 @@
     ├── ProxyError                 (the proxy's own)     the proxy refused the request and said why
     ├── RequestError               request_refused       settings or messages that make no sense
     ├── MissingRotationKeyError    missing_rotation_key  keys lack a rotation (evaluator/contract.py)
+    ├── DeviceUnavailableError     device_unavailable    no CUDA device to compute with (evaluator/device.py)
+    ├── DeviceMemoryError          device_memory         the device's memory is full (evaluator/device.py)
     └── ProxyStartError            proxy_failed          a proxy of our own did not start (cli/proxy_process.py)
 
 ``code`` is stable across releases; messages are not.

@@ -113,13 +113,10 @@ class EncryptedLLM:
         self._key = None if keys is None else _usable(_ring(keys, passphrase), self._preset)
         self._lock = threading.Lock()
         self._connected: Connected | None = None
-        self._sync: Transport | None = None
         self._async = LoopTransports(lambda: AsyncHttpTransport(self._endpoint))
-        self._given_async: AsyncTransport | None = None
-        if hasattr(transport, "aclose"):
-            self._given_async = cast(AsyncTransport, transport)
-        elif not isinstance(transport, str):
-            self._sync = transport
+        awaited = hasattr(transport, "aclose")
+        self._given_async = cast(AsyncTransport, transport) if awaited else None
+        self._sync = cast(Transport, transport) if self._given and not awaited else None
 
     @property
     def model(self) -> str:

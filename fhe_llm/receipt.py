@@ -37,9 +37,11 @@ class PrivacyReceipt:
     ``generated_tokens_seen`` are counts the proxy could infer from the rounds; with ``pad_to`` the first is
     the padded one, and ``prompt_tokens_cached``, which the prefix cache had, are not in it. With speculation the
     second is one of a range: ``decode_passes_seen`` passes carried ``drafted_tokens_seen`` guesses, the same
-    number each where ``drafts_fixed``, and the proxy cannot tell how many were right. ``precision_log2`` is log2
-    of the largest error of a decrypted layer output relative to that output's largest entry, as measured during
-    this answer (None: not measured).
+    number each where ``drafts_fixed`` (fewer where the context ends), and the proxy cannot tell how many were right.
+
+    ``precision_log2`` is log2 of the largest error of a decrypted layer output relative to that output's largest
+    entry, as measured during this answer (None: not measured) and rounded up, towards the larger error, to a tenth of
+    a bit: a receipt that is published shows little of the noise, which depends on the key.
     """
 
     guarantee: Guarantee

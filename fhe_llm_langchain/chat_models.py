@@ -72,8 +72,8 @@ class ChatEncrypted(EncryptedModel, BaseChatModel):
     ) -> Runnable[LanguageModelInput, Any]:
         """Answers as ``schema`` says: a pydantic class, a TypedDict or a JSON Schema.
 
-        ``method`` is "json_schema", "function_calling" or "json_mode" (any JSON object, parsed with ``schema`` if there
-        is one). With ``include_raw`` the result is a dict of "raw", "parsed" and "parsing_error".
+        ``method`` is "json_schema", "function_calling" or "json_mode" (the first, or any JSON object where there is no
+        ``schema``). With ``include_raw`` the result is a dict of "raw", "parsed" and "parsing_error".
         """
         with langchain_errors():
             return structured(self, schema, method, include_raw, strict, kwargs)

@@ -59,7 +59,7 @@ def _by_tool(model: ChatEncrypted, schema: Any, method: str, strict: bool | None
 
 def _by_format(model: ChatEncrypted, schema: Any, method: str, strict: bool | None) -> tuple[Any, Any]:
     wanted: dict[str, Any] = {"type": "json_object"}
-    if method == "json_schema":
+    if schema is not None:
         plain = convert_to_json_schema(schema, strict=strict)
         inner = {"name": plain.get("title", "answer"), "schema": plain, "strict": bool(strict)}
         wanted = {"type": "json_schema", "json_schema": inner}

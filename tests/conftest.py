@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -25,6 +26,37 @@ hypothesis.settings.register_profile(
     "fhe-llm", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("fhe-llm")
+
+GPU_OUTCOMES = pytest.StashKey[dict[str, str]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--require-gpu", action="store_true", help="fail where tests marked gpu find no device")
+    parser.addoption("--gpu-record", default=None, help="write what the tests marked gpu came to, as JSON")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    """Remember how the tests marked gpu ended, for ``--gpu-record``."""
+    report = yield
+    if item.get_closest_marker("gpu") and (report.when == "call" or report.outcome != "passed"):
+        item.config.stash.setdefault(GPU_OUTCOMES, {})[item.nodeid] = report.outcome
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    path = session.config.getoption("--gpu-record")
+    if path:
+        from fhe_llm.cli.bench.record import keep, record
+        from fhe_llm.evaluator.cupy_device import open_device
+        from fhe_llm.params import PRESETS
+
+        device = open_device(PRESETS["default"])
+        outcomes = session.config.stash.get(GPU_OUTCOMES, {})
+        counts = {kind: list(outcomes.values()).count(kind) for kind in ("passed", "failed", "skipped")}
+        result = record("gpu-tests", PRESETS["default"], {"counts": counts, "outcomes": outcomes})
+        result["device"]["gpu"] = device.name
+        keep(result, Path(path))
 
 
 @pytest.fixture(scope="session")

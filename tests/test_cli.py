@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_model import PROMPT
+from tiny_model import LONG, PROMPT
 from typer.testing import CliRunner, Result
 
 from fhe_llm import EncryptedLLM
@@ -23,6 +23,8 @@ from fhe_llm.cli.proxy_process import ProxyProcess, ProxyStartError
 from fhe_llm.cli.tap import Seen, Tap, entropy
 from fhe_llm.client.transport import Endpoint, HttpTransport
 from fhe_llm.client.transport.operations import Round
+from fhe_llm.evaluator.packed_plan import packed_plans
+from fhe_llm.params import preset
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +66,7 @@ def test_generate_json_has_what_a_program_needs(proxy: ProxyProcess) -> None:
         "bytes_down": int,
         "rounds": int,
         "decoding": dict,
+        "tool_calls": list,
         "timings": dict,
         "receipt": dict,
     } == {name: type(value) for name, value in answer.items()}
@@ -226,20 +229,46 @@ def test_inspect_plan_and_model(tiny_model_path: Path) -> None:
     assert "rounds per token" in run("inspect", "model", str(tiny_model_path)).stdout
 
 
+def test_inspect_plan_shows_the_groups_that_share_ciphertexts(
+    proxy: ProxyProcess, tiny_model_path: Path, tmp_path: Path
+) -> None:
+    plan = ok("inspect", "plan", "1536", "576")
+    assert [group["tokens"] for group in plan["packed"]] == [16, 32, 64]
+    for group, planned in zip(plan["packed"], packed_plans(preset("default"), 1536, 576), strict=True):
+        assert group["plan_id"] == planned.plan_id.hex()
+        assert (group["rotations"], group["products"]) == (planned.rotation_count, planned.product_count)
+        for side, up in (("input_ciphertexts", "bytes_up"), ("output_ciphertexts", "most_bytes_down")):
+            assert group[side] == getattr(planned, side)
+            assert group[up] * plan[side] == plan[up] * group[side]  # as much for each ciphertext
+    whole = ok("inspect", "plan", "--model", str(tiny_model_path))
+    assert "layers.qkv, packed 3, tokens" in run("inspect", "plan", "--model", str(tiny_model_path)).stdout
+    frames = recorded(proxy, LONG)
+    (tmp_path / "frame").write_bytes(frames[0])
+    sent = ok("inspect", "frame", str(tmp_path / "frame"))
+    (group,) = (g for g in whole["layers"]["layers.qkv"]["packed"] if g["plan_id"] == sent["plan_id"])
+    assert 0 < len(frames[0]) - sent["jobs"] * group["bytes_up"] < 256  # the header
+
+
 def test_pull_names_the_file(tiny_model_path: Path) -> None:
     assert ok("pull", str(tiny_model_path))["path"] == str(tiny_model_path)
     assert run("pull", str(tiny_model_path)).stdout.startswith("tiny: ")
 
 
-def test_inspect_frame(proxy: ProxyProcess, tmp_path: Path) -> None:
+def recorded(proxy: ProxyProcess, prompt: str) -> list[bytes]:
+    """The request frames of one token."""
     frames: list[bytes] = []
     transport = Tap(
         HttpTransport(Endpoint(proxy.base_url)),
         lambda op: frames.append(op.frame) if isinstance(op, Round) else None,
     )
     with EncryptedLLM("tiny", transport=transport) as llm:
-        llm.generate(PROMPT, max_tokens=1)
+        llm.generate(prompt, max_tokens=1)
     transport.close()
+    return frames
+
+
+def test_inspect_frame(proxy: ProxyProcess, tmp_path: Path) -> None:
+    frames = recorded(proxy, PROMPT)
     (tmp_path / "frame").write_bytes(frames[1])
     facts = ok("inspect", "frame", str(tmp_path / "frame"))
     assert (facts["kind"], facts["layer"], facts["seeded"]) == ("evaluate request", "layers.0.o", True)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 import re
 from pathlib import Path
+from typing import Any
 
+import pages
 import pytest
 from typer.main import get_command
 
 import fhe_llm
-from fhe_llm import errors
+from fhe_llm import Answer, EncryptedLLM, errors
 from fhe_llm.cli.__main__ import app
 from fhe_llm.errors import FheLlmError
 from fhe_llm_server.__main__ import FLAGS
@@ -88,13 +91,79 @@ def test_the_page_lists_exactly_the_metrics() -> None:
     assert all(f"`{phase}`" in text for phase in PHASES)
 
 
-def test_every_command_in_the_quickstart_exists() -> None:
-    text = (DOCS / "quickstart.md").read_text()
-    used = set(re.findall(r"fhe-llm (\w+)", text)) - {"cd"}
-    commands = get_command(app).commands  # type: ignore[attr-defined]
-    assert used <= set(commands)
-    options = {option for command in commands.values() for p in command.params for option in p.opts}
-    assert set(re.findall(r"fhe-llm generate.* (--[a-z-]+)", text)) <= options
+FIRST_PAGES = pytest.mark.parametrize(
+    "page", [ROOT / "README.md", DOCS / "quickstart.md"], ids=lambda p: p.stem
+)
+
+
+def options(command: Any) -> set[str]:
+    """All its options, their negations and ``--help`` among them."""
+    found = {option for p in command.params for option in (*p.opts, *p.secondary_opts)}
+    return {option for option in found if option.startswith("-")} | {"--help"}
+
+
+def inside(command: Any) -> dict[str, Any]:
+    """The commands of a group; none of a command."""
+    found: dict[str, Any] = getattr(command, "commands", {})
+    return found
+
+
+def with_inner(command: Any) -> list[Any]:
+    return [command, *(found for each in inside(command).values() for found in with_inner(each))]
+
+
+@FIRST_PAGES
+def test_every_command_line_has_a_command_and_options_that_exist(page: Path) -> None:
+    found = [words for words in pages.invocations(page, "fhe-llm") if words]
+    assert found
+    for words in found:
+        command, rest = get_command(app), list(words)
+        while inside(command) and rest and not rest[0].startswith("-"):
+            assert rest[0] in inside(command), words
+            command = inside(command)[rest.pop(0)]
+        assert {word for word in rest if word.startswith("--")} <= options(command), words
+    for words in pages.invocations(page, "python -m fhe_llm_server"):
+        assert {word for word in words if word.startswith("--")} <= {f"--{flag}" for flag in FLAGS}, words
+
+
+@FIRST_PAGES
+def test_every_argument_in_a_python_call_exists(page: Path) -> None:
+    found = list(pages.calls(page))
+    assert {"EncryptedLLM"} < {name for name, _, _ in found}
+    for name, given, taken in found:
+        assert given <= taken, name
+
+
+@FIRST_PAGES
+def test_every_option_and_argument_named_in_a_sentence_exists(page: Path) -> None:
+    flags = {option for command in with_inner(get_command(app)) for option in options(command)}
+    taken = pages.parameters(EncryptedLLM) | pages.parameters(EncryptedLLM.chat)
+    for code in pages.inline(page):
+        if code.startswith("--"):
+            assert code.split()[0] in flags
+        if re.fullmatch(r"\w+=", code):
+            assert code.rstrip("=") in taken
+
+
+@FIRST_PAGES
+def test_every_variable_and_every_make_target_exists(page: Path) -> None:
+    source = "".join(path.read_text() for path in (ROOT / "fhe_llm").rglob("*.py"))
+    assert all(name in source for name in re.findall(r"FHE_LLM_[A-Z_]+", page.read_text()))
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {words[0] for words in pages.invocations(page, "make")} <= targets
+
+
+def test_the_front_page_lists_exactly_the_commands() -> None:
+    (listed,) = re.findall(r"`fhe-llm --help` lists ([^.]*)\.", (ROOT / "README.md").read_text())
+    assert set(re.findall(r"`(\w+)`", listed)) == set(inside(get_command(app)))
+
+
+def test_the_quickstart_names_what_an_answer_prints() -> None:
+    (listed,) = re.findall(r"prints one JSON object: ([^.]*)\.", (DOCS / "quickstart.md").read_text())
+    names = set(re.findall(r"`(\w+)`", listed))
+    assert names
+    source = inspect.getsource(Answer.to_dict)
+    assert all(f'"{name}":' in source for name in names)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())

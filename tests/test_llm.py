@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forking import forked
 from tiny_model import PROMPT
 
 from fhe_llm import Answer, EncryptedLLM, KeyRing
@@ -140,6 +141,24 @@ async def test_the_event_loop_keeps_turning(proxy: ProxyProcess, cache: Path) ->
         await client.agenerate(PROMPT, max_tokens=8)
         ticking.cancel()
     assert longest < 0.5
+
+
+@pytest.mark.parametrize("transport", ["auto", "http"])
+def test_a_fork_in_the_middle_changes_no_token(
+    proxy: ProxyProcess, cache: Path, expected: tuple[int, ...], transport: Any
+) -> None:
+    with EncryptedLLM("tiny", proxy.base_url, cache_dir=cache, transport=transport) as client:
+        stream = client.stream(PROMPT, max_tokens=8)
+        first = next(stream).token_ids
+
+        def rest() -> bytes:
+            ids = sum((chunk.token_ids for chunk in stream), first)
+            again = client.generate(PROMPT, max_tokens=8).token_ids
+            return repr((ids, again, client.key_ring.retired)).encode()
+
+        with forked(rest) as theirs:
+            mine = rest()
+            assert theirs() == mine == repr((expected, expected, None)).encode()
 
 
 def test_threads_may_share_a_client(llm: EncryptedLLM, expected: tuple[int, ...]) -> None:

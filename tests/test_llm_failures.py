@@ -24,7 +24,7 @@ def test_a_cut_connection_changes_no_token(
 ) -> None:
     with (
         Relay(proxy.base_url) as relay,
-        EncryptedLLM("tiny", relay.url, cache_dir=cache, transport=transport) as client,
+        EncryptedLLM("tiny", relay.url, cache_dir=cache, transport=transport, speculation=False) as client,
     ):
         client.generate(PROMPT, max_tokens=1)
         relay.cut_after(after)

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+import fhe_llm
+
 ROOT = Path(__file__).parents[1]
-CLIENT_MAY_USE = {"plan", "packed_plan", "rns", "encoding", "ntt"}
+CLIENT_MAY_USE = {"plan", "packed_plan", "rns", "encoding"}
 
 
 def imports(path: Path) -> set[str]:
@@ -49,14 +51,26 @@ def test_only_the_client_and_the_benchmark_against_it_import_tenseal() -> None:
 
 
 def test_the_client_uses_only_the_layout_and_the_arithmetic_of_the_evaluator() -> None:
+    used: set[str] = set()
     for path in files("fhe_llm/client"):
         for name in imports(path):
             assert not name.startswith("fhe_llm_server"), f"{path.name} imports {name}"
             if name.startswith("fhe_llm.evaluator."):
                 assert name.split(".")[2] in CLIENT_MAY_USE, f"{path.name} imports {name}"
+                used.add(name.split(".")[2])
+    assert used == CLIENT_MAY_USE  # nothing is allowed that is not needed
 
 
 @pytest.mark.parametrize("folder", ["fhe_llm", "server/fhe_llm_server"])
 def test_nothing_unpickles(folder: str) -> None:
     for path in files(folder):
         assert not {"pickle", "marshal", "shelve", "dill", "joblib"} & imports(path), path.name
+
+
+@pytest.mark.parametrize("folder", ["fhe_llm_llamaindex"])
+def test_integrations_use_public_names_only(folder: str) -> None:
+    public = {f"fhe_llm.{name}" for name in fhe_llm.__all__}
+    for path in files(folder):
+        for name in imports(path):
+            ours = name == "fhe_llm" or name in public or name.startswith("fhe_llm.errors")
+            assert ours or not name.startswith(("fhe_llm.", "fhe_llm_server")), f"{path.name} imports {name}"

@@ -15,6 +15,7 @@ from fhe_llm.cli.reporting import echo_json, reported
 from fhe_llm.errors import FheLlmError, FrameError, ParameterError
 
 if TYPE_CHECKING:
+    from fhe_llm.evaluator.packed_plan import PackedPlan, Plan
     from fhe_llm.params import Preset
 
 app = typer.Typer(help="Look into a key file, a plan, a model or a frame.", no_args_is_help=True)
@@ -65,8 +66,10 @@ def inspect_plan(
 
 
 def plan_facts(parameters: Preset, out_features: int, in_features: int) -> dict[str, Any]:
-    """A plan's layout, its counts, and its cost under the planner's model; raises :class:`ParameterError`."""
+    """A plan's layout, its counts, its cost under the planner's model, and the plans for groups of tokens beside it;
+    raises :class:`ParameterError`."""
     from fhe_llm.evaluator.counts import counts
+    from fhe_llm.evaluator.packed_plan import packed_plans
     from fhe_llm.evaluator.plan import CostModel, plan_linear
 
     plan = plan_linear(parameters, out_features, in_features)
@@ -82,19 +85,51 @@ def plan_facts(parameters: Preset, out_features: int, in_features: int) -> dict[
         "giant_steps": len(plan.giant_rotations),
         "key_rotations": len(plan.rotations),
         **asdict(counts(plan)),
+        **_wire_bytes(parameters, plan),
         "cost_microseconds": plan.cost(CostModel()),
         "plan_id": plan.plan_id.hex(),
+        "packed": [
+            _packed_facts(parameters, group) for group in packed_plans(parameters, out_features, in_features)
+        ],
+    }
+
+
+def _packed_facts(parameters: Preset, plan: PackedPlan) -> dict[str, Any]:
+    """What one group of tokens counts, whether all its places are taken or not."""
+    return {
+        "tokens": plan.tokens,
+        "rotations": plan.rotation_count,
+        "products": plan.product_count,
+        "input_ciphertexts": plan.input_ciphertexts,
+        "output_ciphertexts": plan.output_ciphertexts,
+        **_wire_bytes(parameters, plan),
+        "plan_id": plan.plan_id.hex(),
+    }
+
+
+def _wire_bytes(parameters: Preset, plan: Plan) -> dict[str, int]:
+    """Bytes of one evaluation's ciphertexts, without the header of the frame they travel in. A proxy may leave low bits
+    of a reply out."""
+    from fhe_llm.client.trimming import input_drop
+    from fhe_llm.wire.reply import reply_bytes
+    from fhe_llm.wire.request import ciphertext_bytes
+    from fhe_llm.wire.seed import SEED_BYTES
+
+    up = SEED_BYTES + ciphertext_bytes(parameters, 1, input_drop(parameters))
+    return {
+        "bytes_up": plan.input_ciphertexts * up,
+        "most_bytes_down": plan.output_ciphertexts * reply_bytes(parameters, parameters.reply_limbs),
     }
 
 
 def _model_plans(parameters: Preset, name: str) -> dict[str, Any]:
     from fhe_llm import progress
-    from fhe_llm.cli.bench.counts import kind, token_counts
-    from fhe_llm.models.config import linear_shapes
+    from fhe_llm.cli.bench.counts import token_counts
+    from fhe_llm.models.config import layer_kind, linear_shapes
     from fhe_llm.models.resolve import open_model
 
     shapes = linear_shapes(open_model(name, progress=progress.bar()).config)
-    layers = {kind(layer): plan_facts(parameters, *shape) for layer, shape in shapes.items()}
+    layers = {layer_kind(layer): plan_facts(parameters, *shape) for layer, shape in shapes.items()}
     total = sum(plan_facts(parameters, *shape)["cost_microseconds"] for shape in shapes.values())
     return {
         "model": name,

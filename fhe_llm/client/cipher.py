@@ -15,13 +15,13 @@ from numba import njit
 from numpy.typing import NDArray
 
 from fhe_llm.client import encoding
-from fhe_llm.client.engine import SEED_BYTES
 from fhe_llm.client.keys import KeyRing
 from fhe_llm.client.trimming import input_drop
 from fhe_llm.client.zero_pool import ZeroPool
 from fhe_llm.errors import ParameterError, ReplyError
 from fhe_llm.evaluator import rns
 from fhe_llm.params import Preset
+from fhe_llm.wire.seed import SEED_BYTES
 
 Slots = encoding.Slots
 Words = rns.Words

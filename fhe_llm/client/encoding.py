@@ -7,8 +7,6 @@ values at the exponents 4t + 1 are sum_k d_k zeta^k exp(2 pi i t k / (N/2)): one
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
 from math import prod
 
 import numpy as np
@@ -17,33 +15,11 @@ from numpy.typing import NDArray
 
 from fhe_llm.errors import ParameterError
 from fhe_llm.evaluator import rns
+from fhe_llm.evaluator.encoding import encoding_tables
 from fhe_llm.params import Preset
 
 Slots = NDArray[np.complex128]
 Words = rns.Words
-
-
-@dataclass(frozen=True, slots=True)
-class EncodingTables:
-    """``position[j]``: the FFT index of slot j; odd slots are conjugated; ``twist`` is zeta^k, [N/2]."""
-
-    position: NDArray[np.intp]
-    twist: NDArray[np.complex128]
-
-
-@lru_cache(maxsize=8)
-def encoding_tables(ring_degree: int) -> EncodingTables:
-    """Tables of one ring, built once."""
-    exponents = rns.slot_exponents(ring_degree)[: ring_degree // 2]
-    one_mod_four = np.where(exponents % 4 == 1, exponents, 2 * ring_degree - exponents)
-    twist = np.exp(1j * np.pi * np.arange(ring_degree // 2) / ring_degree)
-    return EncodingTables((one_mod_four - 1) // 4, twist)
-
-
-def encode(preset: Preset, slots: Slots, log_scale: float) -> Words:
-    """:func:`encode_slot_order` in SEAL's order."""
-    tables = rns.ring_tables(preset.ring_degree, preset.data_primes)
-    return np.ascontiguousarray(encode_slot_order(preset, slots, log_scale)[..., tables.seal_from_slot])
 
 
 def encode_slot_order(preset: Preset, slots: Slots, log_scale: float) -> Words:

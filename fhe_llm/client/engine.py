@@ -25,7 +25,6 @@ from fhe_llm.wire import seed as seed_expansion
 
 Words = rns.Words
 
-SEED_BYTES: Final = 32
 _ELEMENTS_AT_ONCE: Final = 8
 
 
@@ -75,7 +74,7 @@ class SecretEngine:
         with c0' = -a' s + e'. Nothing but this sum leaves SEAL, and it is a fresh encryption of zero under a. Cost:
         one encryption, one load, one decryption, one ChaCha20 expansion, the inverse NTTs.
         """
-        preset, seed = self.preset, os.urandom(SEED_BYTES)
+        preset, seed = self.preset, os.urandom(seed_expansion.SEED_BYTES)
         public = np.zeros((2, len(preset.data_primes), preset.ring_degree), dtype=np.uint32)
         public[1] = seed_expansion.expand(seed, preset)
         with self._exclusive():

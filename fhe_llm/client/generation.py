@@ -200,6 +200,7 @@ def _decode(
     ids, before, drafts = said.ids, cache.length, tuple[int, ...]()
     if task.speculator:
         fixed = task.speculator.settings.fixed
+        # where the number may vary, no draft is paid for that the answer has no room for
         room = task.context_length - before if fixed else said.limit - len(ids)
         drafts = task.speculator.propose([*task.prompt_ids, *ids], room - 1, sampler)
     begun = task.clock()

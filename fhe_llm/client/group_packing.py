@@ -11,7 +11,7 @@ from math import ceil
 import numpy as np
 from numpy.typing import NDArray
 
-from fhe_llm.client.packing import Scales, Slots
+from fhe_llm.client.packing import Scales, Slots, normalise
 from fhe_llm.errors import ModelError
 from fhe_llm.evaluator.packed_plan import PackedPlan
 
@@ -21,26 +21,13 @@ def pack_groups(plan: PackedPlan, x: NDArray[np.floating]) -> tuple[Slots, Scale
 
     A row of zeros has divisor 1. Raises :class:`ModelError` for a wrong shape or a value that is not finite.
     """
-    if x.ndim != 2 or x.shape[1] != plan.in_features:
-        raise ModelError(
-            f"cannot pack a vector of shape {x.shape}: the layer takes [T, {plan.in_features}]. "
-            "Use the client half that belongs to this model."
-        )
-    largest = np.abs(x).max(axis=1, initial=0.0).astype(np.float64)  # taken out first: squares may overflow
-    if not np.isfinite(largest).all():
-        raise ModelError("cannot pack activations: some are not finite. Check the model's files.")
-    largest[largest == 0] = 1.0
     groups, width = ceil(len(x) / plan.tokens), plan.width
     padded = np.zeros((groups * plan.tokens, plan.input_ciphertexts * width))
-    inner = padded[: len(x), : plan.in_features]
-    np.divide(x, largest[:, None], out=inner)
-    rms = np.sqrt(np.einsum("ti,ti->t", inner, inner) / plan.in_features)
-    rms[rms == 0] = 1.0
-    inner /= rms[:, None]
+    scale = normalise(x, plan.in_features, padded[: len(x), : plan.in_features])
     split = padded.reshape(groups, 2, plan.rows, plan.input_ciphertexts, width).transpose(0, 1, 3, 2, 4)
     slots = np.empty((groups, plan.input_ciphertexts, plan.rows, width), dtype=np.complex128)
     slots.real, slots.imag = split[:, 0], split[:, 1]
-    return slots.reshape(groups, plan.input_ciphertexts, plan.slots), largest * rms
+    return slots.reshape(groups, plan.input_ciphertexts, plan.slots), scale
 
 
 def unpack_groups(plan: PackedPlan, slots: Slots, scale: Scales) -> NDArray[np.float32]:

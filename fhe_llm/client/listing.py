@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fhe_llm.errors import TransportError, UnknownModelError
+from fhe_llm.evaluator.plan import MAX_FEATURES
 
 Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 LayerName = Annotated[str, Field(pattern=r"^[a-z0-9._-]{1,64}$")]
-MAX_FEATURES: Final = 1 << 18
 
 
 class _Checked(BaseModel):

@@ -59,28 +59,36 @@ def pack(plan: LinearPlan, x: NDArray[np.floating]) -> tuple[Slots, Scales]:
 
     A row of zeros has divisor 1. Raises :class:`ModelError` for a wrong shape or a value that is not finite.
     """
-    if x.ndim != 2 or x.shape[1] != plan.in_features:
-        raise ModelError(
-            f"cannot pack a vector of shape {x.shape}: the layer takes [T, {plan.in_features}]. "
-            "Use the client half that belongs to this model."
-        )
-    largest = (
-        np.abs(x).max(axis=1, initial=0.0).astype(np.float64)
-    )  # [T]; taken out first: squares may overflow
-    if not np.isfinite(largest).all():
-        raise ModelError("cannot pack activations: some are not finite. Check the model's files.")
-    largest[largest == 0] = 1.0
     index = packing_index(plan)
     padded = np.zeros((len(x), plan.in_features + 1))
-    inner = padded[:, :-1]
-    np.divide(x, largest[:, None], out=inner)
-    rms = np.sqrt(np.einsum("ti,ti->t", inner, inner) / plan.in_features)
-    rms[rms == 0] = 1.0
-    inner /= rms[:, None]
+    scale = normalise(x, plan.in_features, padded[:, :-1])
     slots = np.empty((len(x), len(index.real)), dtype=np.complex128)
     slots.real = padded[:, index.real]
     slots.imag = 0.0 if index.imag is None else padded[:, index.imag]
-    return slots.reshape(len(x), plan.input_ciphertexts, plan.slots), largest * rms
+    return slots.reshape(len(x), plan.input_ciphertexts, plan.slots), scale
+
+
+def normalise(x: NDArray[np.floating], in_features: int, out: NDArray[np.float64]) -> Scales:
+    """Every row of x [T, in_features] over its root mean square, into ``out``; returns the divisors [T], 1 for zeros.
+
+    Raises :class:`ModelError` for a wrong shape or a value that is not finite.
+    """
+    if x.ndim != 2 or x.shape[1] != in_features:
+        raise ModelError(
+            f"cannot pack a vector of shape {x.shape}: the layer takes [T, {in_features}]. "
+            "Use the client half that belongs to this model."
+        )
+    # the largest is taken out first: squares may overflow
+    largest: Scales = np.abs(x).max(axis=1, initial=0.0).astype(np.float64)
+    if not np.isfinite(largest).all():
+        raise ModelError("cannot pack activations: some are not finite. Check the model's files.")
+    largest[largest == 0] = 1.0
+    np.divide(x, largest[:, None], out=out)
+    rms = np.sqrt(np.einsum("ti,ti->t", out, out) / in_features)
+    rms[rms == 0] = 1.0
+    out /= rms[:, None]
+    largest *= rms
+    return largest
 
 
 def unpack(plan: LinearPlan, slots: Slots, scale: Scales) -> NDArray[np.float32]:

@@ -25,14 +25,15 @@ from fhe_llm.client.transport.operations import Routine
 from fhe_llm.errors import FrameError, KeyRingError, ModelError, ReplyError
 from fhe_llm.evaluator.packed_plan import PackedPlan, Plan, packed_plans, plan_elements, split_tokens
 from fhe_llm.evaluator.plan import LinearPlan, plan_linear
+from fhe_llm.models.config import layer_kind
 from fhe_llm.models.steps import Floats, Linear
 from fhe_llm.progress import Progress, silent
 from fhe_llm.wire import frame as wire
+from fhe_llm.wire.seed import SEED_BYTES
 
 R = TypeVar("R")
 
 _FRAME_OVERHEAD: Final = 1024
-_SEED_BYTES: Final = 32
 _SPARE_ZEROS: Final = 128
 """Encryptions of zero made ahead where there is time: about the rounds of one token."""
 
@@ -59,14 +60,18 @@ class SessionStats:
 
     @property
     def precision_log2(self) -> float | None:
-        """log2 of ``worst_error``; None where nothing was measured."""
-        return None if self.worst_error is None else log2(max(self.worst_error, 2.0**-60))
+        """log2 of ``worst_error``, rounded up to a tenth of a bit; None where nothing was measured.
+
+        The error is decrypted noise, which depends on the key: its digits are not for publication.
+        """
+        return None if self.worst_error is None else ceil(10 * log2(max(self.worst_error, 2.0**-60))) / 10
 
 
 @dataclass(frozen=True, slots=True)
 class SessionOptions:
-    """``seeded`` halves the upload. ``measure_precision`` sends the first vector of each layer kind twice, under fresh
-    randomness, and compares the answers (this sees all noise, but not the rounding of the weights)."""
+    """``seeded`` halves the upload. ``measure_precision`` sends one vector of each layer kind twice in one request, in
+    ciphertexts of its own or in two places of a group that shares some, and compares the answers: this sees the noise
+    of encryption and evaluation, but no error that both have in common, such as the rounding of the weights."""
 
     seeded: bool = True
     measure_precision: bool = True
@@ -81,7 +86,7 @@ class _Layer:
     plan: LinearPlan
     packed: tuple[PackedPlan, ...]
     log_scales: dict[Plan, float]
-    kind: str  # the name without the number
+    kind: str
 
     def split(self, count: int) -> tuple[tuple[Plan, int], ...]:
         """Plans for ``count`` vectors, in order, and how many each takes."""
@@ -231,7 +236,7 @@ class Session:
         jobs, limbs = (len(slots), plan.input_ciphertexts), len(preset.data_primes)
         if self._options.seeded:
             seeds, c0 = self._cipher.encrypt_seeded(flat)
-            words, seeds = c0.reshape(*jobs, 1, limbs, preset.ring_degree), seeds.reshape(*jobs, _SEED_BYTES)
+            words, seeds = c0.reshape(*jobs, 1, limbs, preset.ring_degree), seeds.reshape(*jobs, SEED_BYTES)
         else:
             words, seeds = self._cipher.encrypt(flat).reshape(*jobs, 2, limbs, preset.ring_degree), None
         self._request_id += 1
@@ -309,7 +314,7 @@ class Session:
         """Vectors, or groups of them, one request may hold."""
         preset = self._cipher.preset
         half = sum(p.bit_length() for p in preset.data_primes) * preset.ring_degree // 8
-        each = plan.input_ciphertexts * (half + _SEED_BYTES if self._options.seeded else 2 * half)
+        each = plan.input_ciphertexts * (half + SEED_BYTES if self._options.seeded else 2 * half)
         fitting = (self._limits.max_body_bytes - _FRAME_OVERHEAD) // each
         if fitting < 1:
             raise ModelError(
@@ -361,10 +366,9 @@ def _planned_layers(cipher: Cipher, listings: Iterable[LayerListing]) -> Iterabl
             raise ModelError(
                 f"cannot use layer {listing.name}: the proxy lays it out otherwise. Use the same fhe-llm version there."
             )
-        kind = ".".join(part for part in listing.name.split(".") if not part.isdigit())
         scales: dict[Plan, float] = {plan: listing.log_weight_scale}
         offered = {entry.plan_id: entry.log_weight_scale for entry in listing.packed}
         packed = packed_plans(cipher.preset, listing.out_features, listing.in_features)
         packed = tuple(group for group in packed if group.plan_id.hex() in offered)
         scales |= {group: offered[group.plan_id.hex()] for group in packed}
-        yield listing.name, _Layer(listing.name, plan, packed, scales, kind)
+        yield listing.name, _Layer(listing.name, plan, packed, scales, layer_kind(listing.name))

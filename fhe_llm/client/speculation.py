@@ -36,9 +36,9 @@ class SpeculationSettings:
 
     ``max_draft`` bounds the drafts of a pass (0 to 32). ``extra_cost`` is what one more token adds to a pass, relative
     to a pass of one token: 0 counts passes only (a slow link), 1 says that tokens cost the same together as alone
-    (nothing is ever drafted); None measures it. ``fixed`` sends exactly ``max_draft`` drafts in every pass, so that
-    the proxy cannot tell where the text repeats itself or how much of a draft was right. Raises
-    :class:`RequestError`.
+    (nothing is ever drafted); None measures it. ``fixed`` sends exactly ``max_draft`` drafts in every pass, save where
+    the context ends, so that the proxy cannot tell where the text repeats itself, how much of a draft was right, or
+    where ``max_tokens`` is near. Raises :class:`RequestError`.
     """
 
     max_draft: int = 8

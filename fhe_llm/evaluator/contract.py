@@ -76,6 +76,11 @@ class Evaluator(Protocol):
 
     preset: Preset
 
+    @property
+    def parallel(self) -> int:
+        """Evaluations worth running at once: each then has a thread, or whatever else it runs on, to itself."""
+        ...
+
     def encode(self, name: str, plan: Plan, weights: NDArray[np.float32]) -> EncodedLayer:
         """Encode ``weights`` [out_features, in_features] for ``plan``."""
         ...
@@ -88,6 +93,6 @@ class Evaluator(Protocol):
         """One reply per job: [plan.output_ciphertexts, 2, reply limbs, N], coefficient domain, residues < prime.
 
         Results do not depend on which jobs share a call. Raises ``FheLlmError`` subclasses for a missing rotation
-        key or a wrong shape.
+        key, a wrong shape, or a layer's words in another form than :meth:`encode` gives.
         """
         ...

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +13,9 @@ from fhe_llm.errors import ParameterError
 from fhe_llm.evaluator import keyswitch, pipeline
 from fhe_llm.evaluator.arena import Arena
 from fhe_llm.evaluator.contract import EncodedLayer, EvaluationKeys, Job, MissingRotationKeyError, Timings
-from fhe_llm.evaluator.packed import PackedEngine, encode_packed
+from fhe_llm.evaluator.crew import Crew, Scratch
+from fhe_llm.evaluator.linear import BLOCK
+from fhe_llm.evaluator.packed import GROUPS_PER_PASS, PackedEngine, encode_packed
 from fhe_llm.evaluator.packed_plan import PackedPlan, Plan
 from fhe_llm.evaluator.plan import LinearPlan
 from fhe_llm.evaluator.rns import GALOIS_GENERATOR, ring_tables
@@ -36,6 +36,18 @@ class PreparedKeys:
     address: dict[int, int]
 
 
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """One thread's part of a pass. ``jobs`` own the keys that ``round`` knows only the addresses of."""
+
+    round: pipeline.Round
+    jobs: Sequence[Job]
+    tables: keyswitch.EngineTables
+
+    def __call__(self, scratch: Scratch) -> None:
+        pipeline.run(self.round, scratch.workspace, self.tables)
+
+
 class CpuEvaluator:
     """Evaluates layers on ciphertexts with Numba; implements :class:`fhe_llm.evaluator.contract.Evaluator`."""
 
@@ -44,26 +56,23 @@ class CpuEvaluator:
         self.threads = threads or os.cpu_count() or 1
         self._tables = keyswitch.engine_tables(preset.ring_degree, preset.primes)
         self._ring = ring_tables(preset.ring_degree, preset.primes)
-        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="fhe-evaluator")
-        self._local = threading.local()
-        self._lock, self._active = threading.Lock(), 0
-        self._arenas: list[Arena] = []
+        self._crew = Crew(self.threads, preset.ring_degree, len(preset.data_primes))
         special, data = preset.primes[-1], preset.data_primes
         self._special_mod = np.array(
             [(special % q, ((special % q) << 32) // q) for q in data], dtype=np.uint32
         )
-        self._packed = PackedEngine(preset, self._tables, self._special_mod, self._pool, self.threads)
+        self._packed = PackedEngine(preset, self._tables, self._special_mod, self._crew)
 
     @property
     def parallel(self) -> int:
-        """Evaluations worth running at once: each then has a thread to itself and waits for no other."""
+        """See :class:`fhe_llm.evaluator.contract.Evaluator`: one for each thread."""
         return self.threads
 
     def encode(self, name: str, plan: Plan, weights: NDArray[np.float32]) -> EncodedLayer:
         """Encode ``weights`` [out_features, in_features]; 0.1 ms per product and thread, later for packed plans."""
         if isinstance(plan, PackedPlan):
             return encode_packed(self.preset, name, plan, weights)
-        return encode_layer(self.preset, name, plan, weights, self._pool)
+        return encode_layer(self.preset, name, plan, weights, self._crew.pool)
 
     def prepare_keys(self, keys: EvaluationKeys) -> PreparedKeys:
         """Reorder keys and bring them to Montgomery form; raises :class:`ParameterError` for another preset's keys."""
@@ -87,49 +96,27 @@ class CpuEvaluator:
             self._check(plan, job)
         replies: list[NDArray[np.uint32]] = []
         spent = np.zeros(3)
-        if isinstance(plan, PackedPlan):
-            replies = self._packed.evaluate(layer, jobs, spent)
-            return replies, Timings(*(float(seconds) for seconds in spent))
-        for first in range(0, len(jobs), JOBS_PER_PASS):
-            replies += self._evaluate_pass(layer, jobs[first : first + JOBS_PER_PASS], spent)
+        packed = isinstance(plan, PackedPlan)
+        most = GROUPS_PER_PASS if packed else JOBS_PER_PASS
+        evaluate = self._packed.evaluate if packed else self._evaluate
+        for first in range(0, len(jobs), most):
+            with self._crew.evaluation() as arena:
+                replies += evaluate(layer, jobs[first : first + most], arena, spent)
         return replies, Timings(*(float(seconds) for seconds in spent))
 
     def close(self) -> None:
         """Stop the threads."""
-        self._pool.shutdown(wait=True)
+        self._crew.close()
 
-    def _evaluate_pass(
-        self, layer: EncodedLayer, jobs: Sequence[Job], spent: NDArray[np.float64]
+    def _evaluate(
+        self, layer: EncodedLayer, jobs: Sequence[Job], arena: Arena, spent: NDArray[np.float64]
     ) -> list[NDArray[np.uint32]]:
-        with self._lock:
-            self._active += 1
-            helpers = max(0, self.threads - self._active)
-            arena = self._arenas.pop() if self._arenas else Arena()
-        others: list[Future[None]] = []
-        try:
-            work = self._round(layer, jobs, arena)
-            for _ in range(helpers):
-                others.append(self._pool.submit(self._run, work))
-            self._run(work)
-        finally:
-            # a thread that has not begun would find nothing to do; one that has still writes to the arena
-            wait(other for other in others if not other.cancel())
-            with self._lock:
-                self._active -= 1
-                arena.clear()
-                self._arenas.append(arena)
+        work = self._round(layer, jobs, arena)
+        self._crew.run(_Pass(work, jobs, self._tables))
         ends = work.ends / 1e9
         spent += (ends[2] - ends[0], ends[3] - ends[2], ends[5] - ends[3])
         shape = (len(jobs), layer.plan.output_ciphertexts, *work.replies.shape[1:])
         return list(work.replies.reshape(shape))
-
-    def _run(self, work: pipeline.Round) -> None:
-        """One thread's part; a thread keeps its scratch."""
-        scratch = getattr(self._local, "workspace", None)
-        if scratch is None:
-            limbs, n = len(self.preset.data_primes), self.preset.ring_degree
-            scratch = self._local.workspace = keyswitch.workspace(n, limbs)
-        pipeline.run(work, scratch, self._tables)
 
     def _round(self, layer: EncodedLayer, jobs: Sequence[Job], arena: Arena) -> pipeline.Round:
         """Everything the threads share; the keys live as long as ``jobs`` does."""
@@ -137,6 +124,7 @@ class CpuEvaluator:
         plan, todo = layer.plan, schedule(layer.plan)
         limbs, n = len(self.preset.data_primes), self.preset.ring_degree
         count, groups, replies = len(jobs), len(todo.giant), len(jobs) * plan.output_ciphertexts
+        sources = plan.input_ciphertexts * plan.babies
         babies = [[job.keys.address[k] for k in range(plan.babies)] for job in jobs]
         giants = [[job.keys.address[k] for k in todo.giant.tolist()] for job in jobs]
         words = arena.words
@@ -152,7 +140,8 @@ class CpuEvaluator:
             target=todo.target,
             giant=todo.giant,
             digits=words(count * plan.input_ciphertexts, limbs, limbs + 1, n),
-            rotated=words(count, plan.input_ciphertexts * plan.babies, 2, limbs, n),
+            rotated=words(count, sources, 2, limbs, n),
+            side_by_side=arena.array(np.uint64, self.threads, 2 * count * sources * BLOCK),
             sums=words(count, groups, 2, limbs, n),
             switched=words(self.threads, replies, 2, limbs + 1, n),
             direct=words(self.threads, replies, 2, limbs, n),
@@ -164,15 +153,16 @@ class CpuEvaluator:
         )
 
     def _check_layer(self, layer: EncodedLayer) -> None:
-        """The kernels trust shapes: words that are not the plan's would be read past their end."""
-        plan = layer.plan
-        if isinstance(plan, PackedPlan):
-            wanted: tuple[int, ...] = (plan.out_features, plan.in_features)
-        else:
-            wanted = encoded_shape(self.preset, plan)
-        if layer.words.shape != wanted:
+        """The kernels trust shapes and layouts: words that are not the plan's would be read past their end."""
+        words, (kind, shape) = layer.words, _encoded_form(self.preset, layer.plan)
+        if words.dtype != kind or words.shape != shape:
             raise ParameterError(
-                f"cannot evaluate {layer.name}: its words are {layer.words.shape}, not {wanted}. Encode it anew."
+                f"cannot evaluate {layer.name}: its words are {words.dtype} {words.shape}, not {kind} {shape}. "
+                "Encode it anew."
+            )
+        if not words.flags.c_contiguous:
+            raise ParameterError(
+                f"cannot evaluate {layer.name}: its words are not contiguous in memory. Copy them or encode it anew."
             )
 
     def _check(self, plan: Plan, job: Job) -> None:
@@ -187,6 +177,13 @@ class CpuEvaluator:
                 f"cannot rotate by {missing[0]}: {len(missing)} rotation keys are missing. "
                 "Upload evaluation keys made for this model's plans."
             )
+
+
+def _encoded_form(preset: Preset, plan: Plan) -> tuple[str, tuple[int, ...]]:
+    """Kind and shape of the words of a layer."""
+    if isinstance(plan, PackedPlan):
+        return "float32", (plan.out_features, plan.in_features)
+    return "uint32", encoded_shape(preset, plan)
 
 
 def _steps_of_elements(ring_degree: int) -> dict[int, int]:

@@ -6,6 +6,7 @@ zeta^e, e = 1 (mod 4), are the slots (or their conjugates), so one complex trans
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -14,33 +15,33 @@ from numpy.typing import NDArray
 from fhe_llm.evaluator.rns import slot_exponents
 
 
-@lru_cache(maxsize=4)
-def _tables(ring_degree: int) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.complex128]]:
+@dataclass(frozen=True, slots=True)
+class EncodingTables:
+    """``position[j]``: the FFT index of slot j; odd slots, whose exponents are 3 modulo 4, are conjugated. ``twist`` is
+    zeta^k, [N/2]."""
+
+    position: NDArray[np.intp]
+    twist: NDArray[np.complex128]
+
+
+@lru_cache(maxsize=8)
+def encoding_tables(ring_degree: int) -> EncodingTables:
+    """Tables of one ring, built once."""
     exponents = slot_exponents(ring_degree)[: ring_degree // 2]
-    conjugated = exponents % 4 == 3
-    position = (np.where(conjugated, 2 * ring_degree - exponents, exponents) - 1) // 4
+    one_mod_four = np.where(exponents % 4 == 1, exponents, 2 * ring_degree - exponents)
     twist = np.exp(1j * np.pi * np.arange(ring_degree // 2) / ring_degree)
-    return position, conjugated, twist
+    return EncodingTables((one_mod_four - 1) // 4, twist)
 
 
 def slots_to_coefficients(slots: NDArray[np.complex128], scale: float) -> NDArray[np.float64]:
     """Coefficients [..., N], unrounded, of the polynomial whose slots [..., N/2] are ``scale`` times those given."""
     half = slots.shape[-1]
-    position, conjugated, twist = _tables(2 * half)
+    tables = encoding_tables(2 * half)
     values = np.empty_like(slots, dtype=np.complex128)
-    values[..., position] = np.where(conjugated, np.conj(slots), slots)
-    folded = np.fft.fft(values, axis=-1) * (np.conj(twist) * (scale / half))
+    values[..., tables.position[::2]] = slots[..., ::2]
+    values[..., tables.position[1::2]] = np.conj(slots[..., 1::2])
+    folded = np.fft.fft(values, axis=-1) * (np.conj(tables.twist) * (scale / half))
     return np.concatenate([folded.real, folded.imag], axis=-1)
-
-
-def coefficients_to_slots(coefficients: NDArray[np.float64], scale: float) -> NDArray[np.complex128]:
-    """Inverse of :func:`slots_to_coefficients`: coefficients [..., N] to slots [..., N/2], divided by ``scale``."""
-    half = coefficients.shape[-1] // 2
-    position, conjugated, twist = _tables(2 * half)
-    folded = coefficients[..., :half] + 1j * coefficients[..., half:]
-    values = np.fft.ifft(folded * twist, axis=-1)[..., position] * (half / scale)
-    slots: NDArray[np.complex128] = np.where(conjugated, np.conj(values), values)
-    return slots
 
 
 def coefficients_to_words(coefficients: NDArray[np.float64], primes: tuple[int, ...]) -> NDArray[np.uint32]:

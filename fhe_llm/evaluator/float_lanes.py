@@ -10,13 +10,13 @@ from numba.core import cgutils
 from numba.core.extending import models, register_model
 
 from fhe_llm.evaluator.lanes import sums_type
+from fhe_llm.evaluator.vectors import address, computing, loading, spreading, storing
 from fhe_llm.evaluator.views import contiguous, intrinsic
 
 FLOATS: Final = 8
 """Lanes of a vector of doubles."""
 
-_DOUBLE, _I32 = ir.DoubleType(), ir.IntType(32)
-_FLOATS_IR = ir.VectorType(_DOUBLE, FLOATS)
+_FLOATS_IR = ir.VectorType(ir.DoubleType(), FLOATS)
 
 
 class FloatsType(types.Type):
@@ -35,21 +35,12 @@ class _FloatsModel(models.PrimitiveModel):
         super().__init__(manager, kind, _FLOATS_IR)  # type: ignore[no-untyped-call]
 
 
-def _at(context: Any, builder: Any, kind: Any, operands: Any, vector: Any) -> Any:
-    array, offset = operands
-    data = context.make_array(kind)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [offset]), vector.as_pointer())
-
-
-@intrinsic
-def load_floats(typing_context, array, offset):  # type: ignore[no-untyped-def]
-    """Eight numbers of a float64 array."""
-    contiguous(array)
-
-    def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        return builder.load(_at(context, builder, signature.args[0], arguments, _FLOATS_IR), align=8)
-
-    return floats_type(array, types.int64), codegen
+load_floats = loading(floats_type, _FLOATS_IR, 8, "Eight numbers of a float64 array.")
+store_floats = storing(floats_type, _FLOATS_IR, 8, "Write eight numbers to a float64 array.")
+spread_float = spreading(floats_type, _FLOATS_IR, types.float64, "The same number in all eight lanes.")
+plus = computing(floats_type, lambda builder, x, y: builder.fadd(x, y), "x + y.")
+minus = computing(floats_type, lambda builder, x, y: builder.fsub(x, y), "x - y.")
+times = computing(floats_type, lambda builder, x, y: builder.fmul(x, y), "x * y.")
 
 
 @intrinsic
@@ -59,52 +50,10 @@ def load_singles(typing_context, array, offset):  # type: ignore[no-untyped-def]
 
     def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         narrow = ir.VectorType(ir.FloatType(), FLOATS)
-        loaded = builder.load(_at(context, builder, signature.args[0], arguments, narrow), align=4)
+        loaded = builder.load(address(context, builder, signature.args[0], arguments, narrow), align=4)
         return builder.fpext(loaded, _FLOATS_IR)
 
     return floats_type(array, types.int64), codegen
-
-
-@intrinsic
-def store_floats(typing_context, array, offset, value):  # type: ignore[no-untyped-def]
-    """Write eight numbers to a float64 array."""
-    contiguous(array)
-
-    def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        array, offset, value = arguments
-        builder.store(value, _at(context, builder, signature.args[0], (array, offset), _FLOATS_IR), align=8)
-        return context.get_dummy_value()
-
-    return types.void(array, types.int64, floats_type), codegen
-
-
-@intrinsic
-def spread_float(typing_context, number):  # type: ignore[no-untyped-def]
-    """The same number in all eight lanes."""
-
-    def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        undefined = ir.Constant(_FLOATS_IR, ir.Undefined)
-        one = builder.insert_element(undefined, arguments[0], ir.Constant(_I32, 0))
-        zeros = ir.Constant(ir.VectorType(_I32, FLOATS), [0] * FLOATS)
-        return builder.shuffle_vector(one, undefined, zeros)
-
-    return floats_type(types.float64), codegen
-
-
-def _binary(operation: str, document: str) -> Any:
-    def typed(typing_context, x, y):  # type: ignore[no-untyped-def]
-        def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-            return getattr(builder, operation)(*arguments)
-
-        return floats_type(floats_type, floats_type), codegen
-
-    typed.__doc__ = document
-    return intrinsic(typed)
-
-
-plus = _binary("fadd", "x + y.")
-minus = _binary("fsub", "x - y.")
-times = _binary("fmul", "x * y.")
 
 
 @intrinsic
@@ -125,7 +74,7 @@ def to_residues(typing_context, x, modulus):  # type: ignore[no-untyped-def]
 
     def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         x, modulus = arguments
-        narrow = builder.fptosi(x, ir.VectorType(_I32, FLOATS))
+        narrow = builder.fptosi(x, ir.VectorType(ir.IntType(32), FLOATS))
         wide = builder.sext(narrow, modulus.type)
         sign = builder.ashr(wide, ir.Constant(modulus.type, [63] * FLOATS))
         return builder.add(wide, builder.and_(sign, modulus))

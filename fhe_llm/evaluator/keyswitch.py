@@ -11,13 +11,14 @@ are below their primes in and out; everything is in slot order unless said other
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from fhe_llm.evaluator import ntt
+from fhe_llm.evaluator.arena import aligned
 from fhe_llm.evaluator.lanes import (
     WORDS,
     add,
@@ -53,7 +54,8 @@ class EngineTables(NamedTuple):
 
 
 class Workspace(NamedTuple):
-    """Scratch of one thread."""
+    """Scratch of one thread. Kernels allocate nothing themselves: a thread that failed in the midst of a pass would
+    leave the others waiting for it. They hand it on by value, so it holds no more than a rotation needs."""
 
     x: NDArray[np.uint32]  # [N]
     y: NDArray[np.uint32]  # [N]
@@ -69,7 +71,8 @@ def engine_tables(ring_degree: int, primes: tuple[int, ...]) -> EngineTables:
     ring = ring_tables(ring_degree, primes)
 
     def stack(name: str) -> NDArray[np.uint32]:
-        return np.stack([getattr(t, name) for t in ring.primes])
+        rows = [getattr(t, name) for t in ring.primes]
+        return np.stack(rows, out=aligned(np.uint32, len(rows), *rows[0].shape))
 
     count = len(primes)
     inverse = np.zeros((count, count, 2), dtype=np.uint32)
@@ -98,15 +101,22 @@ def workspace(ring_degree: int, data_limbs: int) -> Workspace:
     """Fresh scratch for one thread."""
 
     def words(*shape: int) -> NDArray[np.uint32]:
-        return np.empty((*shape, ring_degree), dtype=np.uint32)
+        return aligned(np.uint32, *shape, ring_degree)
 
     limbs = data_limbs + 1
-    return Workspace(words(), words(), words(), words(data_limbs), words(data_limbs, limbs), words(2, limbs))
+    return Workspace(
+        x=words(),
+        y=words(),
+        z=words(),
+        rotated=words(data_limbs),
+        digits=words(data_limbs, limbs),
+        switched=words(2, limbs),
+    )
 
 
 def to_montgomery(words: NDArray[np.uint32], primes: tuple[int, ...]) -> NDArray[np.uint32]:
     """words [..., limbs, N] times 2^32: a new C-contiguous array (an indexed one may be strided)."""
-    out = np.empty(words.shape, dtype=np.uint32)
+    out: NDArray[np.uint32] = aligned(np.uint32, *words.shape)
     for limb, q in enumerate(primes):
         out[..., limb, :] = ((words[..., limb, :].astype(np.uint64) << np.uint64(32)) % np.uint64(q)).astype(
             np.uint32
@@ -189,7 +199,7 @@ def decompose_digit(c1, digit, out, w, t):  # type: ignore[no-untyped-def]
     Residues are centred first. SEAL's are not; their mean of q/2 multiplies the key's noise into a few slots (those
     whose root is near 1), which costs a hoisted rotation four bits there.
     """
-    _extend_digit(np.ascontiguousarray(c1), digit, out, True, w, t)
+    _extend_digit(c1, digit, out, True, w, t)
 
 
 @njit(inline="always")
@@ -216,17 +226,15 @@ def _multiply_block(digits, at0, at1, key, key0, key1, out, to, step, start, q, 
 
 
 @njit(nogil=True, cache=True)
-def key_multiply(digits, key, k, out, start, t):  # type: ignore[no-untyped-def]
+def key_multiply(digits, key, k, out, start, edge, t):  # type: ignore[no-untyped-def]
     """out [2, M, N] (+)= sum over digits of (digit rotated by k) * key; 2 L M N word products.
 
     Montgomery: keys come times 2^32. The sum of two products is below 2^63 and leaves room for the multiple of q that
-    clears its low half.
+    clears its low half. ``edge``, 2 WORDS at least, is overwritten.
     """
     count, limbs, n = digits.shape
     half, step = n // 2, limbs * n
     x, y, z = view(digits, 0, digits.size), view(key, 0, key.size), view(out, 0, out.size)
-    scratch = np.zeros(2 * WORDS, dtype=np.uint32)
-    edge = view(scratch, 0, 2 * WORDS)
     for limb in range(limbs):
         q = spread(t.q[limb])
         q_lanes, negated = even(q), even(spread(np.uint32(np.uint32(0) - t.q_inverse[limb])))
@@ -245,7 +253,6 @@ def key_multiply(digits, key, k, out, start, t):  # type: ignore[no-untyped-def]
                         edge[j] = x[at0 + j - back]
                         edge[WORDS + j] = x[at1 + j - back] if paired else 0
                     _multiply_block(edge, 0, WORDS, y, key0, key1, z, to, step, fresh, q, negated, q_lanes)
-    scratch[0] = 0  # borrowed views do not keep their array; this does
 
 
 @njit(inline="always")
@@ -283,12 +290,11 @@ def mod_down(acc, out, w, t):  # type: ignore[no-untyped-def]
 @njit(nogil=True, cache=True)
 def rotate_hoisted(c0, digits, key, k, out, w, t):  # type: ignore[no-untyped-def]
     """Rotate (c0 [L, N], decomposed c1) by k: ``out`` [2, L, N]. 2 inverse and 2 L forward NTTs, 2 L M N products."""
-    key_multiply(digits, key, k, w.switched, True, t)
+    key_multiply(digits, key, k, w.switched, True, w.x, t)
     mod_down(w.switched[0], out[0], w, t)
     mod_down(w.switched[1], out[1], w, t)
-    whole = np.ascontiguousarray(c0)
-    for limb in range(whole.shape[0]):
-        shift_add(whole[limb], out[0, limb], k, t.q[limb])
+    for limb in range(c0.shape[0]):
+        shift_add(c0[limb], out[0, limb], k, t.q[limb])
 
 
 @njit(nogil=True, cache=True)
@@ -304,22 +310,4 @@ def rotate_lazily(ciphertext, key, k, switched, direct, w, t):  # type: ignore[n
         shift_add(view(ciphertext, limb * n, n), view(direct, limb * n, n), k, t.q[limb])
     for digit in range(limbs):
         _extend_digit(w.rotated, digit, view(w.digits, digit * (limbs + 1) * n, (limbs + 1) * n), False, w, t)
-    key_multiply(w.digits, key, 0, switched, False, t)
-
-
-def rotate(
-    ciphertext: NDArray[np.uint32], key: NDArray[np.uint32], k: int, tables: Any
-) -> NDArray[np.uint32]:
-    """Plain rotation of one ciphertext [2, L, N] by k slots, equal to SEAL's ``apply_galois`` bit for bit."""
-    limbs, n = ciphertext.shape[1:]
-    ciphertext, key = np.ascontiguousarray(ciphertext), np.ascontiguousarray(key)
-    w = workspace(n, limbs)
-    switched = np.zeros((2, limbs + 1, n), dtype=np.uint32)
-    out = np.zeros((2, limbs, n), dtype=np.uint32)
-    direct = np.zeros((limbs, n), dtype=np.uint32)
-    rotate_lazily(ciphertext, key, k, switched, direct, w, tables)
-    mod_down(switched[0], out[0], w, tables)
-    mod_down(switched[1], out[1], w, tables)
-    for limb in range(limbs):
-        shift_add(direct[limb], out[0, limb], 0, tables.q[limb])
-    return out
+    key_multiply(w.digits, key, 0, switched, False, w.x, t)

@@ -16,6 +16,7 @@ from numba import types
 from numba.core import cgutils
 from numba.core.extending import models, register_model
 
+from fhe_llm.evaluator.vectors import address, computing, loading, spreading, storing
 from fhe_llm.evaluator.views import contiguous, intrinsic
 
 WORDS: Final = 16
@@ -56,62 +57,12 @@ class _SumsModel(models.PrimitiveModel):
         super().__init__(manager, kind, _SUMS_IR)  # type: ignore[no-untyped-call]
 
 
-def _address(context: Any, builder: Any, kind: Any, operands: Any, vector: Any) -> Any:
-    array, offset = operands
-    data = context.make_array(kind)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [offset]), vector.as_pointer())
-
-
-def _spread(builder: Any, scalar: Any, vector: Any) -> Any:
-    one = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.Constant(_I32, 0))
-    zeros = ir.Constant(ir.VectorType(_I32, vector.count), [0] * vector.count)
-    return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), zeros)
-
-
-@intrinsic
-def load(typing_context, array, offset):  # type: ignore[no-untyped-def]
-    """Sixteen words of a uint32 array."""
-    contiguous(array)
-
-    def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        return builder.load(_address(context, builder, signature.args[0], arguments, _WORDS_IR), align=4)
-
-    return words_type(array, types.int64), codegen
-
-
-@intrinsic
-def store(typing_context, array, offset, value):  # type: ignore[no-untyped-def]
-    """Write sixteen words to a uint32 array."""
-    contiguous(array)
-
-    def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        array, offset, value = arguments
-        address = _address(context, builder, signature.args[0], (array, offset), _WORDS_IR)
-        builder.store(value, address, align=4)
-        return context.get_dummy_value()
-
-    return types.void(array, types.int64, words_type), codegen
-
-
-@intrinsic
-def spread(typing_context, word):  # type: ignore[no-untyped-def]
-    """The same word in all sixteen lanes."""
-
-    def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        return _spread(builder, arguments[0], _WORDS_IR)
-
-    return words_type(types.uint32), codegen
-
-
-def _binary(operation: Any, document: str) -> Any:
-    def typed(typing_context, x, y):  # type: ignore[no-untyped-def]
-        def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-            return operation(builder, *arguments)
-
-        return words_type(words_type, words_type), codegen
-
-    typed.__doc__ = document
-    return intrinsic(typed)
+load = loading(words_type, _WORDS_IR, 4, "Sixteen words of a uint32 array.")
+store = storing(words_type, _WORDS_IR, 4, "Write sixteen words to a uint32 array.")
+spread = spreading(words_type, _WORDS_IR, types.uint32, "The same word in all sixteen lanes.")
+load_sums = loading(sums_type, _SUMS_IR, 8, "Eight 64-bit words of a uint64 array.")
+store_sums = storing(sums_type, _SUMS_IR, 8, "Write eight 64-bit words to a uint64 array.")
+spread_sum = spreading(sums_type, _SUMS_IR, types.uint64, "The same uint64 in all eight lanes.")
 
 
 def _minimum(builder: Any, x: Any, y: Any) -> Any:
@@ -129,11 +80,11 @@ def _high_product(builder: Any, x: Any, y: Any) -> Any:
     return builder.bitcast(both, _WORDS_IR)
 
 
-add = _binary(lambda builder, x, y: builder.add(x, y), "x + y modulo 2^32.")
-sub = _binary(lambda builder, x, y: builder.sub(x, y), "x - y modulo 2^32.")
-low_product = _binary(lambda builder, x, y: builder.mul(x, y), "x * y modulo 2^32.")
-high_product = _binary(_high_product, "floor(x * y / 2^32).")
-minimum = _binary(_minimum, "The smaller of two unsigned words.")
+add = computing(words_type, lambda builder, x, y: builder.add(x, y), "x + y modulo 2^32.")
+sub = computing(words_type, lambda builder, x, y: builder.sub(x, y), "x - y modulo 2^32.")
+low_product = computing(words_type, lambda builder, x, y: builder.mul(x, y), "x * y modulo 2^32.")
+high_product = computing(words_type, _high_product, "floor(x * y / 2^32).")
+minimum = computing(words_type, _minimum, "The smaller of two unsigned words.")
 
 
 def _halves(documentation: str, part: Any) -> Any:
@@ -170,31 +121,6 @@ def high_words(typing_context, evens, odds):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def load_sums(typing_context, array, offset):  # type: ignore[no-untyped-def]
-    """Eight 64-bit words of a uint64 array."""
-    contiguous(array)
-
-    def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        return builder.load(_address(context, builder, signature.args[0], arguments, _SUMS_IR), align=8)
-
-    return sums_type(array, types.int64), codegen
-
-
-@intrinsic
-def store_sums(typing_context, array, offset, value):  # type: ignore[no-untyped-def]
-    """Write eight 64-bit words to a uint64 array."""
-    contiguous(array)
-
-    def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        array, offset, value = arguments
-        address = _address(context, builder, signature.args[0], (array, offset), _SUMS_IR)
-        builder.store(value, address, align=8)
-        return context.get_dummy_value()
-
-    return types.void(array, types.int64, sums_type), codegen
-
-
-@intrinsic
 def no_sums(typing_context):  # type: ignore[no-untyped-def]
     """Eight zeros."""
 
@@ -227,25 +153,11 @@ def multiply_low(typing_context, x, y):  # type: ignore[no-untyped-def]
     return sums_type(sums_type, sums_type), codegen
 
 
-@intrinsic
-def folded(typing_context, total, bound):  # type: ignore[no-untyped-def]
-    """min(total, total - bound) in 64-bit lanes: below ``bound`` for totals below twice that."""
-
-    def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        total, bound = arguments
-        return _minimum(builder, total, builder.sub(total, bound))
-
-    return sums_type(sums_type, sums_type), codegen
-
-
-@intrinsic
-def spread_sum(typing_context, value):  # type: ignore[no-untyped-def]
-    """The same uint64 in all eight lanes."""
-
-    def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        return _spread(builder, arguments[0], _SUMS_IR)
-
-    return sums_type(types.uint64), codegen
+folded = computing(
+    sums_type,
+    lambda builder, total, bound: _minimum(builder, total, builder.sub(total, bound)),
+    "min(total, total - bound) in 64-bit lanes: below ``bound`` for totals below twice that.",
+)
 
 
 @intrinsic
@@ -254,19 +166,19 @@ def will_read_once(typing_context, array, offset):  # type: ignore[no-untyped-de
     contiguous(array)
 
     def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        address = _address(context, builder, signature.args[0], arguments, ir.IntType(8))
+        line = address(context, builder, signature.args[0], arguments, ir.IntType(8))
         word = ir.IntType(32)
-        function_type = ir.FunctionType(ir.VoidType(), [address.type, word, word, word])
+        function_type = ir.FunctionType(ir.VoidType(), [line.type, word, word, word])
         prefetch = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0")
         read, no_locality, data = (ir.Constant(word, value) for value in (0, 0, 1))
-        builder.call(prefetch, [address, read, no_locality, data])
+        builder.call(prefetch, [line, read, no_locality, data])
         return context.get_dummy_value()
 
     return types.void(array, types.int64), codegen
 
 
 def _stored_half(context: Any, builder: Any, kind: Any, operands: Any, half: Any) -> Any:
-    builder.store(half, _address(context, builder, kind, operands, half.type), align=4)
+    builder.store(half, address(context, builder, kind, operands, half.type), align=4)
     return context.get_dummy_value()
 
 

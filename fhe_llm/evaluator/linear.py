@@ -106,38 +106,35 @@ def _group(w, base, x, x_base, source, first, last, out, to, step, q_word, q_inv
 
 
 @njit(nogil=True, cache=True)
-def products(weights, source, groups, inputs, out, first_unit, last_unit, t):  # type: ignore[no-untyped-def]
+def products(weights, source, groups, inputs, out, unit, x, t):  # type: ignore[no-untyped-def]
     """For each job j and group g: out[j, g] = sum over products p of the group of weights[p] * inputs[j, source[p]].
 
     ``weights`` [L, blocks, P, BLOCK], ``source`` [P], ``groups`` [G + 1] offsets into P, ``inputs`` [J, S, 2, L, N],
-    ``out`` [J, G, 2, L, N]; units are (limb, block) pairs, numbered limb * blocks + block.
+    ``out`` [J, G, 2, L, N]. One block of one limb: ``unit`` = limb * blocks + block; ``x`` [2 J S BLOCK], uint64, is
+    overwritten.
     """
     limbs, blocks, count, _ = weights.shape
     jobs, sources, _, _, n = inputs.shape
     group_count = groups.shape[0] - 1
-    buffer = np.empty(jobs * sources * 2 * BLOCK, dtype=np.uint64)
-    x = view(buffer, 0, buffer.size)
-    for unit in range(first_unit, last_unit):
-        limb, block = unit // blocks, unit % blocks
-        _gather_block(inputs, limb, block * BLOCK, x)
-        q, q_inverse = t.q[limb], t.q_inverse[limb]
-        for g in range(group_count):
-            for j in range(jobs):
-                _group(
-                    weights,
-                    unit * count * BLOCK,
-                    x,
-                    j * sources * 2 * BLOCK,
-                    source,
-                    groups[g],
-                    groups[g + 1],
-                    out,
-                    ((j * group_count + g) * 2 * limbs + limb) * n + block * BLOCK,
-                    limbs * n,
-                    q,
-                    q_inverse,
-                )
-    buffer[0] = 0  # borrowed views do not keep their array; this does
+    limb, block = unit // blocks, unit % blocks
+    _gather_block(inputs, limb, block * BLOCK, x)
+    q, q_inverse = t.q[limb], t.q_inverse[limb]
+    for g in range(group_count):
+        for j in range(jobs):
+            _group(
+                weights,
+                unit * count * BLOCK,
+                x,
+                j * sources * 2 * BLOCK,
+                source,
+                groups[g],
+                groups[g + 1],
+                out,
+                ((j * group_count + g) * 2 * limbs + limb) * n + block * BLOCK,
+                limbs * n,
+                q,
+                q_inverse,
+            )
 
 
 @njit(nogil=True, cache=True)

@@ -93,7 +93,7 @@ def _inverse_pair(u, v, w, w_shoup, q, q2, lazy):  # type: ignore[no-untyped-def
 
 
 @njit(inline="always")
-def _split(x, split, q_word, lazy):  # type: ignore[no-untyped-def]
+def split_stages(x, split, q_word, lazy):  # type: ignore[no-untyped-def]
     """Stages with 1, 2, ... C/2 nodes on contiguous words, in place."""
     n, columns = x.shape[0], split.shape[1]
     q, q2 = spread(q_word), spread(np.uint32(2) * q_word)
@@ -125,8 +125,8 @@ def _split(x, split, q_word, lazy):  # type: ignore[no-untyped-def]
 
 
 @njit(inline="always")
-def _merge(x, split, q_word, lazy):  # type: ignore[no-untyped-def]
-    """Inverse of :func:`_split` up to a factor C, in place; words below q out."""
+def _merge_stages(x, split, q_word, lazy):  # type: ignore[no-untyped-def]
+    """Inverse of :func:`split_stages` up to a factor C, in place; words below q out."""
     n, columns = x.shape[0], split.shape[1]
     q, q2 = spread(q_word), spread(np.uint32(2) * q_word)
     m, t = columns // 4, n // columns
@@ -243,7 +243,7 @@ def _merge_columns(source, x, order, column, q_word, lazy):  # type: ignore[no-u
 
 @njit(inline="always")
 def _forward(x, scratch, out, starts, order, split, column, q, lazy):  # type: ignore[no-untyped-def]
-    _split(x, split, q, lazy)
+    split_stages(x, split, q, lazy)
     columns, rows = starts.shape[0], order.shape[0]
     for n in range(0, rows, TILE):
         for c in range(0, columns, TILE):
@@ -258,7 +258,7 @@ def _inverse(x, scratch, out, starts, order, split, column, q, lazy):  # type: i
     for n in range(0, rows, TILE):
         for c in range(0, columns, TILE):
             scatter_tile(scratch, n * columns + c, columns, out, starts, n, c)
-    _merge(out, split, q, lazy)
+    _merge_stages(out, split, q, lazy)
 
 
 @njit(nogil=True, cache=True)

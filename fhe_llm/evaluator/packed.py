@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, wait
-from contextlib import contextmanager
-from math import prod
+from collections.abc import Callable, Sequence
 from time import perf_counter
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fhe_llm.evaluator import keyswitch, linear, packed_encoding, packed_linear
-from fhe_llm.evaluator.contract import EncodedLayer, Job
+from fhe_llm.evaluator.arena import Arena
+from fhe_llm.evaluator.contract import EncodedLayer, Job, Words
+from fhe_llm.evaluator.crew import Crew, Scratch
 from fhe_llm.evaluator.packed_plan import PackedPlan
-from fhe_llm.evaluator.packed_reference import check_packed
 from fhe_llm.evaluator.packed_scale import packed_log_weight_scale
 from fhe_llm.evaluator.packed_tile import TILE_COLUMNS, TILE_ROWS
 from fhe_llm.evaluator.rns import ring_tables
+from fhe_llm.evaluator.schedule import check_weights
 from fhe_llm.params import Preset
 
 GROUPS_PER_PASS: Final = 2
@@ -33,80 +32,73 @@ CHUNK_BYTES: Final = 8 << 20
 
 def encode_packed(preset: Preset, name: str, plan: PackedPlan, weights: NDArray[np.float32]) -> EncodedLayer:
     """The layer as float weights [out_features, in_features] (not copied); raises :class:`ParameterError`."""
-    check_packed(name, plan, weights)
+    check_weights(name, plan, weights)
     log_scale = packed_log_weight_scale(preset, plan, weights)
     packed_encoding.check_scale(preset, name, log_scale, weights)
     return EncodedLayer(name, plan, log_scale, np.ascontiguousarray(weights, dtype=np.float32))
 
 
 class PackedEngine:
-    """Evaluates packed layers on ``threads`` threads of ``pool``; thread-safe. Jobs hold words in SEAL order."""
+    """Evaluates packed layers with the threads of ``crew``; thread-safe. Jobs hold words in SEAL order."""
 
     def __init__(
-        self,
-        preset: Preset,
-        tables: keyswitch.EngineTables,
-        special_mod: NDArray[np.uint32],
-        pool: Executor,
-        threads: int,
+        self, preset: Preset, tables: keyswitch.EngineTables, special_mod: NDArray[np.uint32], crew: Crew
     ) -> None:
         self._preset = preset
         self._tables = tables
         self._ring = ring_tables(preset.ring_degree, preset.primes)
         self._special_mod = special_mod
-        self._pool = pool
-        self._threads = threads
-        self._arenas = _Arenas()
+        self._crew = crew
 
     def evaluate(
-        self, layer: EncodedLayer, jobs: Sequence[Job], spent: NDArray[np.float64]
+        self, layer: EncodedLayer, jobs: Sequence[Job], arena: Arena, spent: NDArray[np.float64]
     ) -> list[NDArray[np.uint32]]:
-        """One reply [output_ciphertexts, 2, reply limbs, N] per job; adds the seconds of the three phases to ``spent``.
+        """One reply [output_ciphertexts, 2, reply limbs, N] for each of at most ``GROUPS_PER_PASS`` jobs.
 
+        To be called within an evaluation of the crew, with its arena. Adds the seconds of its phases to ``spent``.
         Exact: which jobs share a call changes no bit.
         """
-        replies: list[NDArray[np.uint32]] = []
-        for first in range(0, len(jobs), GROUPS_PER_PASS):
-            with self._arenas.one() as arena:
-                replies += self._pass(layer, jobs[first : first + GROUPS_PER_PASS], spent, arena)
-        return replies
-
-    def _pass(
-        self, layer: EncodedLayer, jobs: Sequence[Job], spent: NDArray[np.float64], arena: _Arena
-    ) -> list[NDArray[np.uint32]]:
         plan = _packed(layer)
         started = perf_counter()
-        units, columns = len(self._preset.data_primes) * plan.width, 4 * plan.rows * len(jobs)
+        limbs, n = len(self._preset.data_primes), self._preset.ring_degree
+        units, columns = limbs * plan.width, 4 * plan.rows * len(jobs)
         depth = plan.input_ciphertexts * plan.babies
-        x = arena.array("x", (units, columns // TILE_COLUMNS, depth, TILE_COLUMNS), np.int32)
+        x = arena.array(np.int32, units, columns // TILE_COLUMNS, depth, TILE_COLUMNS)
+        inputs = arena.words(plan.input_ciphertexts, 2, limbs, n)
+        digits = arena.words(plan.input_ciphertexts, limbs, limbs + 1, n)
         for j, job in enumerate(jobs):
-            self._baby_steps(plan, job, x, 4 * plan.rows * j)
+            self._baby_steps(plan, job, x, 4 * plan.rows * j, inputs, digits)
         turned = perf_counter()
         # the last chunk begins at any row and is written in whole tiles
         rows = plan.output_ciphertexts * len(plan.giant_rotations) + TILE_ROWS - 1
-        products = arena.array("products", (rows, units * columns + LINE_WORDS), np.uint32)
+        products = arena.words(rows, units * columns + LINE_WORDS)
         self._products(layer, x, products, arena)
         multiplied = perf_counter()
         replies = self._giant_steps(plan, jobs, products)
         spent += (turned - started, multiplied - turned, perf_counter() - multiplied)
         return replies
 
-    def _baby_steps(self, plan: PackedPlan, job: Job, x: NDArray[np.int32], first_column: int) -> None:
+    def _baby_steps(
+        self,
+        plan: PackedPlan,
+        job: Job,
+        x: NDArray[np.int32],
+        first_column: int,
+        inputs: Words,
+        digits: Words,
+    ) -> None:
         limbs, n = len(self._preset.data_primes), self._preset.ring_degree
-        inputs = np.empty((plan.input_ciphertexts, 2, limbs, n), dtype=np.uint32)
-        digits = np.empty((len(inputs), limbs, limbs + 1, n), dtype=np.uint32)
-        rows = _key_rows(job, range(plan.babies))
+        rows, starts = _key_rows(job, range(plan.babies)), np.arange(0, n, plan.width, dtype=np.int32)
 
-        def decompose(first: int, last: int) -> None:
-            w = keyswitch.workspace(n, limbs)
+        def decompose(first: int, last: int, s: Scratch) -> None:
             for task in range(first, last):
                 i, digit = divmod(task, limbs)
-                keyswitch.decompose_digit(inputs[i, 1], digit, digits[i, digit], w, self._tables)
+                keyswitch.decompose_digit(inputs[i, 1], digit, digits[i, digit], s.workspace, self._tables)
 
-        def turn(first: int, last: int) -> None:
-            w = keyswitch.workspace(n, limbs)
+        def turn(first: int, last: int, s: Scratch) -> None:
+            keys, turned, w = job.keys.words, s.ciphertexts[0], s.workspace
             packed_linear.baby_steps(
-                inputs, digits, job.keys.words, rows, x, first_column, first, last, w, self._tables
+                inputs, digits, keys, rows, starts, x, first_column, first, last, turned, w, self._tables
             )
 
         np.take(job.inputs, self._ring.slot_from_seal, axis=-1, out=inputs)
@@ -114,7 +106,7 @@ class PackedEngine:
         self._split(len(inputs) * plan.babies, turn)
 
     def _products(
-        self, layer: EncodedLayer, x: NDArray[np.int32], products: NDArray[np.uint32], arena: _Arena
+        self, layer: EncodedLayer, x: NDArray[np.int32], products: NDArray[np.uint32], arena: Arena
     ) -> None:
         """Encode some rows of weights, multiply them with every column, go on. Chunks are whole tiles of rows."""
         plan = _packed(layer)
@@ -123,16 +115,19 @@ class PackedEngine:
         scale, steps = 2.0**layer.log_weight_scale, packed_encoding.giant_steps(plan)
         total = plan.output_ciphertexts * len(plan.giant_rotations)
         most = max(1, CHUNK_BYTES // (4 * units * depth * TILE_ROWS)) * TILE_ROWS
+        room = arena.array(np.int32, _whole_tiles(min(most, total)), units * depth + LINE_WORDS)
         for base in range(0, total, most):
             rows = min(most, total - base)
-            v = arena.array("v", (_whole_tiles(rows), units * depth + LINE_WORDS), np.int32)
+            v = room[: _whole_tiles(rows)]
 
-            def encode(first: int, last: int, base: int = base, v: NDArray[np.int32] = v) -> None:
+            def encode(first: int, last: int, s: Scratch, base: int = base, v: NDArray[np.int32] = v) -> None:
                 packed_encoding.encode_rows(
-                    layer.words, scale, plan.babies, steps, base, v, first, last, tables
+                    layer.words, scale, plan.babies, steps, base, v, first, last, s.reals, s.lanes, tables
                 )
 
-            def multiply(first: int, last: int, base: int = base, v: NDArray[np.int32] = v) -> None:
+            def multiply(
+                first: int, last: int, _: Scratch, base: int = base, v: NDArray[np.int32] = v
+            ) -> None:
                 packed_linear.multiply(v, x, products, base, first, last, tables)
 
             self._split(rows, encode)
@@ -141,99 +136,54 @@ class PackedEngine:
     def _giant_steps(
         self, plan: PackedPlan, jobs: Sequence[Job], products: NDArray[np.uint32]
     ) -> list[NDArray[np.uint32]]:
-        limbs, n, outputs = len(self._preset.data_primes), self._preset.ring_degree, plan.output_ciphertexts
-        replies = np.empty((len(jobs), outputs, 2, self._preset.reply_limbs, n), dtype=np.uint32)
-        steps = packed_encoding.giant_steps(plan)
+        outputs = plan.output_ciphertexts
+        shape = len(jobs), outputs, 2, self._preset.reply_limbs, self._preset.ring_degree
+        replies = np.empty(shape, dtype=np.uint32)
+        steps, columns = packed_encoding.giant_steps(plan), 4 * plan.rows * len(jobs)
+        starts = np.arange(plan.width, dtype=np.int32) * np.int32(columns)
         key_rows = [_key_rows(job, plan.giant_rotations) for job in jobs]
 
-        def turn(first: int, last: int) -> None:
-            w = keyswitch.workspace(n, limbs)
-            switched = np.empty((2, limbs + 1, n), dtype=np.uint32)
-            direct = np.empty((2, limbs, n), dtype=np.uint32)
+        def turn(first: int, last: int, s: Scratch) -> None:
+            (collected, direct), w = s.ciphertexts, s.workspace
             for task in range(first, last):
                 j, output = divmod(task, outputs)
                 packed_linear.giant_steps(
                     products[output * len(steps) : (output + 1) * len(steps)],
                     4 * plan.rows * j,
-                    4 * plan.rows * len(jobs),
-                    plan.width,
+                    columns,
+                    starts,
                     jobs[j].keys.words,
                     key_rows[j],
                     steps,
-                    switched,
+                    collected,
                     direct,
                     w,
                     self._tables,
                 )
                 for c in range(2):
                     linear.finish(
-                        switched[c], direct[c], replies[j, output, c], self._special_mod, w, self._tables
+                        w.switched[c], direct[c], replies[j, output, c], self._special_mod, w, self._tables
                     )
 
         self._split(len(jobs) * outputs, turn)
         return list(replies)
 
-    def _split(self, count: int, work: Callable[[int, int], Any]) -> None:
-        """Run ``work(first, last)`` over 0 ... count: threads take one small share after another, so that none waits
-        long for a last one."""
-        size = max(1, count // (SHARES * self._threads))
+    def _split(self, count: int, work: Callable[[int, int, Scratch], None]) -> None:
+        """Run ``work(first, last, scratch)`` over 0 ... count: threads take one small share after another, so that none
+        waits long for a last one."""
+        size = max(1, count // (SHARES * self._crew.threads))
         starts = iter(range(0, count, size))
         lock = threading.Lock()
 
-        def take_shares() -> None:
+        def take_shares(scratch: Scratch) -> None:
             while True:
                 with lock:
                     first = next(starts, None)
                 if first is None:
                     return
-                work(first, min(first + size, count))
+                work(first, min(first + size, count), scratch)
 
-        others: list[Future[None]] = []
-        try:
-            for _ in range(self._threads - 1):
-                others.append(self._pool.submit(take_shares))
-            take_shares()
-        finally:
-            begun = [other for other in others if not other.cancel()]
-            wait(begun)  # they write to arrays that the caller gives up
-        for other in begun:
-            other.result()
-
-
-class _Arena:
-    """Arrays that outlive a pass, so that no pass pays for fresh pages."""
-
-    def __init__(self) -> None:
-        self._held: dict[str, NDArray[np.uint32]] = {}
-
-    def array(self, name: str, shape: tuple[int, ...], kind: Any) -> NDArray[Any]:
-        """A contiguous array of 32-bit words with unspecified contents; it replaces the last of that name."""
-        size = prod(shape)
-        held = self._held.get(name)
-        if held is None or held.size < size:
-            fresh = np.empty(size + LINE_WORDS, dtype=np.uint32)
-            held = self._held[name] = fresh[-(fresh.ctypes.data // 4) % LINE_WORDS :]  # on a cache line
-        words: NDArray[Any] = held[:size].view(kind).reshape(shape)
-        return words
-
-
-class _Arenas:
-    """One arena for each pass that runs at the same time."""
-
-    def __init__(self) -> None:
-        self._free: list[_Arena] = []
-        self._lock = threading.Lock()
-
-    @contextmanager
-    def one(self) -> Iterator[_Arena]:
-        """An arena that nobody else uses meanwhile."""
-        with self._lock:
-            arena = self._free.pop() if self._free else _Arena()
-        try:
-            yield arena
-        finally:
-            with self._lock:
-                self._free.append(arena)
+        self._crew.run(take_shares)
 
 
 def _packed(layer: EncodedLayer) -> PackedPlan:

@@ -45,7 +45,7 @@ from fhe_llm.evaluator.lanes import (
     store_high,
     sub,
 )
-from fhe_llm.evaluator.ntt import _split, reduced
+from fhe_llm.evaluator.ntt import reduced, split_stages
 from fhe_llm.evaluator.packed_plan import PackedPlan
 from fhe_llm.evaluator.rns import primitive_root, slot_exponents
 from fhe_llm.evaluator.views import view
@@ -67,9 +67,13 @@ class PackedTables(NamedTuple):
 
 @lru_cache(maxsize=16)
 def packed_tables(preset_name: str, width: int) -> PackedTables:
-    """Tables for slot vectors of period ``width``, a power of two from 2 to N/2."""
+    """Tables for slot vectors of period ``width``, a power of two from 2 to N/16: a thread's scratch holds no more."""
     parameters = preset(preset_name)
     n, primes = parameters.ring_degree, parameters.data_primes
+    if WORDS * width > n:
+        raise ParameterError(
+            f"cannot encode weights for {width} features a ciphertext: scratch is for {n // WORDS}. Use larger groups."
+        )
     order = 4 * width  # Y is a primitive root of this order at every slot
     exponents = _tree(width)  # [G] twiddle exponents, the leaves' exponents in [1]
     leaves, twiddles = exponents
@@ -105,37 +109,23 @@ def check_scale(parameters: Preset, name: str, log_scale: int, weights: NDArray[
         )
 
 
-def encode_block(
-    plan: PackedPlan, weights: NDArray[np.float32], log_scale: int, first_output: int, outputs: int
-) -> NDArray[np.int32]:
-    """Words of ``outputs`` output blocks, [L, G, outputs * giants, inputs * babies]: Montgomery form, centred."""
-    tables = packed_tables(plan.preset_name, plan.width)
-    steps, giants = giant_steps(plan), len(plan.giant_rotations)
-    rows, inner = outputs * giants, plan.input_ciphertexts * plan.babies
-    words = np.empty((rows, len(tables.q) * plan.width * inner), dtype=np.int32)
-    encode_rows(weights, 2.0**log_scale, plan.babies, steps, first_output * giants, words, 0, rows, tables)
-    return words.reshape(rows, len(tables.q), plan.width, inner).transpose(1, 2, 0, 3)
-
-
 def giant_steps(plan: PackedPlan) -> NDArray[np.int64]:
     """The plan's giant steps as the kernels take them."""
     return np.array(plan.giant_rotations, dtype=np.int64)
 
 
 @njit(nogil=True, cache=True)
-def encode_rows(weights, scale, babies, steps, base, words, first, last, t):  # type: ignore[no-untyped-def]
+def encode_rows(weights, scale, babies, steps, base, words, first, last, reals, lanes, t):  # type: ignore[no-untyped-def]
     """Encode rows ``first`` ... ``last`` - 1 of ``words``, each [L, G, inputs * babies] flat and maybe longer (int32).
 
     Row r stands for (output, giant) number ``base`` + r, its rotation is in ``steps``; ``weights`` is [out_features,
-    in_features], ``babies`` a multiple of eight. For each sixteen plaintexts: one complex transform of 8 and L of 16
-    lanes of G points. About 3 ns a point of a plaintext.
+    in_features], ``babies`` a multiple of eight. ``reals`` [16 G] and ``lanes`` [16 L G] are overwritten. For each
+    sixteen plaintexts: one complex transform of 8 and L of 16 lanes of G points. About 3 ns a point of a plaintext.
     """
     width, limbs = t.leaf.shape[0], t.q.shape[0]
     giants, inner = steps.shape[0], -(-weights.shape[1] // width) * babies
-    scratch = np.empty(2 * width * FLOATS, dtype=np.float64)
-    lanes = np.empty(limbs * width * WORDS, dtype=np.uint32)
-    real, imag = view(scratch, 0, width * FLOATS), view(scratch, width * FLOATS, width * FLOATS)
-    z = view(lanes, 0, lanes.size)
+    real, imag = view(reals, 0, width * FLOATS), view(reals, width * FLOATS, width * FLOATS)
+    z = view(lanes, 0, limbs * width * WORDS)
     for row in range(first, last):
         out, giant = (base + row) // giants, steps[(base + row) % giants]
         for column in range(0, inner, 2 * FLOATS):
@@ -144,14 +134,16 @@ def encode_rows(weights, scale, babies, steps, base, words, first, last, t):  # 
             if column + FLOATS < inner:
                 source, baby = (column + FLOATS) // babies, (column + FLOATS) % babies
                 _gather(weights, out, source, giant + baby - width, giant, imag, t.leaf)
+            else:  # what the last columns left would decide how these are rounded
+                for i in range(0, width * FLOATS, FLOATS):
+                    store_floats(imag, i, spread_float(0.0))
             _inverse(real, imag, t.cosine, t.sine)
             _enter(real, imag, scale / width, z, t)
             for limb in range(limbs):
                 part = view(z, limb * width * WORDS, width * WORDS)
-                _split(part, t.twiddle[limb], t.q[limb], True)
+                split_stages(part, t.twiddle[limb], t.q[limb], True)
                 to = row * words.shape[1] + limb * width * inner + column
                 _leave(part, t.leaf, words, to, inner, column + FLOATS < inner, t.q[limb])
-    scratch[0], lanes[0] = 0.0, 0  # borrowed views do not keep their arrays; this does
 
 
 @njit(nogil=True, cache=True)

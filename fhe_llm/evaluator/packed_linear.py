@@ -24,17 +24,14 @@ from fhe_llm.evaluator.tiles import TILE, gather_tile
 
 
 @njit(nogil=True, cache=True)
-def spread(ciphertext, x, inner, first_column, q):  # type: ignore[no-untyped-def]
+def spread(ciphertext, starts, x, inner, first_column, tile, q):  # type: ignore[no-untyped-def]
     """Write ``ciphertext`` [2, L, N] (slot order) to ``x`` at one inner index; centred. 2 L N words moved.
 
-    Both halves of a polynomial are one matrix [N / G, G] of rows of tokens; its tiles are transposed.
+    Both halves of a polynomial are one matrix [N / G, G] of rows of tokens, which begin at ``starts`` (int32). Its
+    tiles are transposed in ``tile``, of TILE^2 words or more.
     """
-    limbs, n = ciphertext.shape[1:]
-    tiles, depth = x.shape[1], x.shape[2]
-    width = x.shape[0] // limbs
-    rows = n // width
-    starts = np.arange(rows).astype(np.int32) * np.int32(width)
-    tile = np.empty(TILE * TILE, dtype=np.uint32)
+    limbs, n, rows = ciphertext.shape[1], ciphertext.shape[2], starts.shape[0]
+    width, tiles, depth = x.shape[0] // limbs, x.shape[1], x.shape[2]
     for limb in range(limbs):
         lift, modulus = word(np.uint32(q[limb] - q[limb] // 2 - 1)), word(q[limb])
         for component in range(2):
@@ -50,11 +47,10 @@ def spread(ciphertext, x, inner, first_column, q):  # type: ignore[no-untyped-de
 
 
 @njit(nogil=True, cache=True)
-def collect(products, first_column, columns, width, ciphertext):  # type: ignore[no-untyped-def]
-    """One row of OUT back to a ciphertext [2, L, N] in slot order."""
-    limbs, n = ciphertext.shape[1:]
+def collect(products, first_column, columns, starts, ciphertext):  # type: ignore[no-untyped-def]
+    """One row of OUT back to a ciphertext [2, L, N] in slot order. ``starts`` [G] (int32): multiples of ``columns``."""
+    limbs, n, width = ciphertext.shape[1], ciphertext.shape[2], starts.shape[0]
     rows = n // width
-    starts = np.arange(width).astype(np.int32) * np.int32(columns)
     for limb in range(limbs):
         for component in range(2):
             first = limb * width * columns + first_column + component * rows
@@ -91,38 +87,37 @@ def multiply(v, x, products, base, first, last, t):  # type: ignore[no-untyped-d
 
 
 @njit(nogil=True, cache=True)
-def baby_steps(inputs, digits, keys, key_rows, x, first_column, first, last, w, t):  # type: ignore[no-untyped-def]
+def baby_steps(inputs, digits, keys, key_rows, starts, x, first_column, first, last, turned, w, t):  # type: ignore[no-untyped-def]
     """Rotate inputs and spread them: tasks ``first`` ... ``last`` - 1 number (baby, input) pairs.
 
     ``inputs`` [n, 2, L, N] and their ``digits`` [n, L, M, N], ``keys`` [elements, L, 2, M, N] with the one of baby k at
-    ``key_rows[k]``: it stays in the cache for all inputs.
+    ``key_rows[k]``: it stays in the cache for all inputs. ``starts`` as for :func:`spread`; ``turned`` [2, L, N] is
+    overwritten.
     """
     babies, count = key_rows.shape[0], inputs.shape[0]
-    turned = np.empty_like(inputs[0])
     for task in range(first, last):
         k, i = task // count, task % count
         if k == 0:
-            spread(inputs[i], x, i * babies, first_column, t.q)
+            spread(inputs[i], starts, x, i * babies, first_column, w.x, t.q)
         else:
             rotate_hoisted(inputs[i, 0], digits[i], keys[key_rows[k]], k, turned, w, t)
-            spread(turned, x, i * babies + k, first_column, t.q)
+            spread(turned, starts, x, i * babies + k, first_column, w.x, t.q)
 
 
 @njit(nogil=True, cache=True)
-def giant_steps(products, first_column, columns, width, keys, key_rows, steps, switched, direct, w, t):  # type: ignore[no-untyped-def]
-    """Collect the giants of one output, rotate them into place, add: ``switched`` [2, M, N] and ``direct`` [2, L, N].
+def giant_steps(products, first_column, columns, starts, keys, key_rows, steps, collected, direct, w, t):  # type: ignore[no-untyped-def]
+    """Collect the giants of one output, rotate them into place, add: ``w.switched`` and ``direct``, for ``finish``.
 
-    ``products`` are the output's rows of OUT, with ``columns`` columns a unit and ``width`` units a limb. Giant step
-    i, a rotation by ``steps[i]``, has its key at ``key_rows[i]``; only the first may be zero. The sums are what
-    ``finish`` takes.
+    ``products`` are the output's rows of OUT, with ``columns`` columns a unit; ``starts`` as for :func:`collect`. Giant
+    step i, a rotation by ``steps[i]``, has its key at ``key_rows[i]``; only the first may be zero. ``collected`` and
+    ``direct`` [2, L, N] are overwritten.
     """
-    switched[:] = 0
-    collected = np.empty_like(direct)
+    w.switched[:] = 0
     first = 1 if steps[0] == 0 else 0
     if first == 1:
-        collect(products[0], first_column, columns, width, direct)
+        collect(products[0], first_column, columns, starts, direct)
     else:
         direct[:] = 0
     for i in range(first, steps.shape[0]):
-        collect(products[i], first_column, columns, width, collected)
-        rotate_lazily(collected, keys[key_rows[i]], steps[i], switched, direct[0], w, t)
+        collect(products[i], first_column, columns, starts, collected)
+        rotate_lazily(collected, keys[key_rows[i]], steps[i], w.switched, direct[0], w, t)

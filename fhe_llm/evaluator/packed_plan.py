@@ -6,7 +6,7 @@ Output block o of G features is y_o = sum over inputs i and offsets -G < k < G o
 
     u[g] = W[o G + g, i G + g + k] where 0 <= g + k < G, and 0 elsewhere.
 
-The added G keeps every rotation positive (one set of keys for all plans) and moves token t's answer to row t - 1. Slots
+The added G keeps every rotation positive (one set of keys for all plans) and moves token t's answer to row t - 1. Slot
 vectors of period G are polynomials in X^{N/2G}: G distinct words per prime whatever T is, hence plaintexts can be
 made when they are needed. The zeros double the products, but a rotation serves all tokens and the
 products run at the multiplier's speed. Why not the other folds: filling the imaginary parts with a second token keeps
@@ -26,8 +26,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fhe_llm.errors import ParameterError
-from fhe_llm.evaluator.plan import MAX_FEATURES, LinearPlan, plan_linear
+from fhe_llm.evaluator.plan import MAX_FEATURES, LinearPlan, check_sizes, plan_linear
 from fhe_llm.params import Preset, preset
 
 PACKED_VERSION: Final = 1
@@ -44,7 +43,9 @@ class PackedCostModel:
     """Microseconds on two cores of one operation; ``product`` is a ciphertext times a plaintext.
 
     ``encode`` is what making a plaintext costs for each of its G words, ``streamed`` a product with stored weights.
-    ``reply`` and ``request`` are all that a ciphertext costs outside the evaluator.
+    ``reply`` and ``request`` are all that a ciphertext costs outside the evaluator. Set by hand at N = 4096 on the kind
+    of machine that docs/performance.md names; no record of that is kept, and ``fhe-llm bench calibrate`` does not fit
+    them. They choose how a client groups its tokens; plans and their ids do not depend on them.
     """
 
     rotation: float = 36.0
@@ -160,10 +161,7 @@ def packed_plans(parameters: Preset, out_features: int, in_features: int) -> tup
 
     Empty where no group fits the wire. Raises :class:`ParameterError` for sizes outside 1 ... 2^18.
     """
-    if not (1 <= out_features <= MAX_FEATURES and 1 <= in_features <= MAX_FEATURES):
-        raise ParameterError(
-            f"cannot plan a {out_features} x {in_features} product: sizes must be 1 to {MAX_FEATURES}. Split the layer."
-        )
+    check_sizes(out_features, in_features)
     plans = [
         PackedPlan(parameters.name, in_features, out_features, tokens, _baby_steps(parameters, tokens))
         for tokens in GROUP_TOKENS

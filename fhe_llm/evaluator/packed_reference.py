@@ -5,19 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from fhe_llm.errors import ParameterError
 from fhe_llm.evaluator.packed_plan import PackedPlan
-
-
-def check_packed(name: str, plan: PackedPlan, weights: NDArray[np.float32]) -> None:
-    """Raise :class:`ParameterError` unless the weights are finite and of the plan's shape."""
-    if weights.shape != (plan.out_features, plan.in_features):
-        raise ParameterError(
-            f"cannot encode {name}: weights are {weights.shape}, the plan is for "
-            f"{(plan.out_features, plan.in_features)}. Plan this layer anew."
-        )
-    if not np.isfinite(weights).all():
-        raise ParameterError(f"cannot encode {name}: some weights are not finite. Check the model file.")
 
 
 def band(plan: PackedPlan, weights: NDArray[np.float32], output: int, source: int) -> NDArray[np.float64]:

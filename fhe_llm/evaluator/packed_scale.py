@@ -18,16 +18,15 @@ every input; it takes the worst coefficient of the worst block. Rows of padding 
 
 from __future__ import annotations
 
-from math import floor, log2, sqrt
+from math import sqrt
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fhe_llm.errors import ParameterError
 from fhe_llm.evaluator.packed_plan import PackedPlan
 from fhe_llm.evaluator.rns import GALOIS_GENERATOR, slot_exponents
-from fhe_llm.evaluator.scale import MARGIN_BITS, MAX_LOG_WEIGHT_SCALE
+from fhe_llm.evaluator.scale import largest_scale
 from fhe_llm.params import Preset
 
 ROUNDING: Final = 1e-12
@@ -42,16 +41,7 @@ def packed_log_weight_scale(preset: Preset, plan: PackedPlan, weights: NDArray[n
     largest = largest_coefficient(preset, plan, weights)
     if largest == 0.0:
         return preset.log_weight_scale
-    log_modulus = sum(log2(q) for q in preset.data_primes)
-    spare = log_modulus - MARGIN_BITS - preset.log_input_scale - log2(largest)
-    # SEAL takes no scale as large as the modulus, however small the values
-    scale = min(floor(spare), floor(log_modulus - 1 - preset.log_input_scale), MAX_LOG_WEIGHT_SCALE)
-    if scale < preset.log_weight_scale - 12:
-        raise ParameterError(
-            f"cannot encode weights whose replies reach {largest:.3g}: only {scale} bits of scale are left. "
-            "Use a wider preset."
-        )
-    return scale
+    return largest_scale(preset, largest, f"whose replies reach {largest:.3g}")
 
 
 def largest_coefficient(preset: Preset, plan: PackedPlan, weights: NDArray[np.float32]) -> float:

@@ -11,7 +11,9 @@ from typing import Any, Final
 
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
+
+from fhe_llm.evaluator.vectors import element, in_all_lanes
+from fhe_llm.evaluator.views import intrinsic
 
 TILE_ROWS: Final = 8
 TILE_COLUMNS: Final = 16
@@ -36,8 +38,8 @@ def _multiply_tile(  # type: ignore[no-untyped-def]
     )
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        data = [context.make_array(sig.args[i])(context, builder, value=args[i]).data for i in (0, 3, 6)]
-        _emit(builder, _Operands(builder, data, args))
+        starts = [element(context, builder, sig.args[i], args[i], args[i + 1]) for i in (0, 3, 6)]
+        _emit(builder, _Operands(builder, starts, args))
         return context.get_dummy_value()
 
     return signature, codegen
@@ -55,14 +57,14 @@ follow one another. ``fold`` is 2^32 mod q, of magnitude below 2^29. Nothing is 
 class _Operands:
     """Pointers to the tile's rows, and the modulus as lanes."""
 
-    def __init__(self, builder: Any, data: Any, args: Any) -> None:
+    def __init__(self, builder: Any, starts: Any, args: Any) -> None:
         self.depth = args[5]
-        self.v = _rows(builder, data[0], args[1], args[2])
-        self.x = builder.bitcast(builder.gep(data[1], [args[4]]), _LANES.as_pointer())
-        self.out = _rows(builder, data[2], args[7], args[8])
-        self.q = _spread(builder, builder.zext(args[9], _I64))
-        self.q_inverse = _spread(builder, builder.zext(args[10], _I64))
-        self.fold = _signed(builder, _spread(builder, builder.sext(args[11], _I64)))
+        self.v = _rows(builder, starts[0], args[2])
+        self.x = builder.bitcast(starts[1], _LANES.as_pointer())
+        self.out = _rows(builder, starts[2], args[8])
+        self.q = in_all_lanes(builder, builder.zext(args[9], _I64), _LANES)
+        self.q_inverse = in_all_lanes(builder, builder.zext(args[10], _I64), _LANES)
+        self.fold = _signed(builder, in_all_lanes(builder, builder.sext(args[11], _I64), _LANES))
 
 
 def _emit(builder: Any, o: _Operands) -> None:
@@ -115,7 +117,7 @@ def _add_products(builder: Any, o: _Operands, k: Any, sums: list[Any]) -> list[A
     added = []
     for row in range(TILE_ROWS):
         word = builder.load(builder.gep(o.v[row], [k]), align=4)
-        weight = _signed(builder, builder.bitcast(_spread_word(builder, word), _LANES))
+        weight = _signed(builder, builder.bitcast(in_all_lanes(builder, word, _WORDS), _LANES))
         added += [builder.add(sums[2 * row + part], builder.mul(weight, columns[part])) for part in range(2)]
     return added
 
@@ -145,9 +147,8 @@ def _phi(builder: Any, kind: Any, value: Any, block: Any) -> Any:
     return phi
 
 
-def _rows(builder: Any, data: Any, first: Any, stride: Any) -> list[Any]:
-    at = [builder.add(first, builder.mul(stride, ir.Constant(_I64, row))) for row in range(TILE_ROWS)]
-    return [builder.gep(data, [position]) for position in at]
+def _rows(builder: Any, start: Any, stride: Any) -> list[Any]:
+    return [builder.gep(start, [builder.mul(stride, ir.Constant(_I64, row))]) for row in range(TILE_ROWS)]
 
 
 def _signed(builder: Any, lanes: Any) -> Any:
@@ -157,15 +158,3 @@ def _signed(builder: Any, lanes: Any) -> Any:
 
 def _splat(value: int) -> Any:
     return ir.Constant(_LANES, [value] * (TILE_COLUMNS // 2))
-
-
-def _spread(builder: Any, value: Any) -> Any:
-    one = builder.insert_element(ir.Constant(_LANES, ir.Undefined), value, ir.Constant(_I32, 0))
-    order = ir.Constant(ir.VectorType(_I32, TILE_COLUMNS // 2), [0] * (TILE_COLUMNS // 2))
-    return builder.shuffle_vector(one, ir.Constant(_LANES, ir.Undefined), order)
-
-
-def _spread_word(builder: Any, word: Any) -> Any:
-    one = builder.insert_element(ir.Constant(_WORDS, ir.Undefined), word, ir.Constant(_I32, 0))
-    order = ir.Constant(ir.VectorType(_I32, TILE_COLUMNS), [0] * TILE_COLUMNS)
-    return builder.shuffle_vector(one, ir.Constant(_WORDS, ir.Undefined), order)

@@ -49,6 +49,7 @@ class Round(NamedTuple):
     giant: NDArray[np.int32]  # [G]
     digits: NDArray[np.uint32]  # [I, L, M, N]
     rotated: NDArray[np.uint32]  # [J, S, 2, L, N]
+    side_by_side: NDArray[np.uint64]  # [W, 2 J S BLOCK]: one block of ``rotated`` for each thread
     sums: NDArray[np.uint32]  # [J, G, 2, L, N]
     switched: NDArray[np.uint32]  # [W, J O, 2, M, N]
     direct: NDArray[np.uint32]  # [W, J O, 2, L, N]
@@ -141,7 +142,7 @@ def _phase(r, phase, total, thread, w, t):  # type: ignore[no-untyped-def]
         elif phase == BABY:
             _baby(r, task, w, t)
         elif phase == PRODUCTS:
-            linear.products(r.weights, r.source, r.groups, r.rotated, r.sums, task, task + 1, t)
+            linear.products(r.weights, r.source, r.groups, r.rotated, r.sums, task, r.side_by_side[thread], t)
         elif phase == GIANT:
             if done == 0:
                 _join(r, thread)
@@ -157,7 +158,8 @@ def _phase(r, phase, total, thread, w, t):  # type: ignore[no-untyped-def]
 def run(r: Round, w: Workspace, t: EngineTables) -> None:
     """One thread's part in the pass ``r``, of at most W; returns when the replies are complete.
 
-    A thread that comes after the work is done returns at once.
+    A thread that comes after the work is done returns at once. Nothing in here allocates or raises: the other threads
+    would wait for ever for the task of one that left.
     """
     thread = atomic_add(r.counters, COUNTERS - 1, 1)
     jobs, inputs, limbs = r.sums.shape[0], r.inputs.shape[0], r.inputs.shape[2]

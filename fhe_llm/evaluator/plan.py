@@ -41,7 +41,13 @@ each costs a client 186 KB at N = 4096."""
 
 @dataclass(frozen=True, slots=True)
 class CostModel:
-    """Relative costs of one operation on one ciphertext, in microseconds on two cores."""
+    """Relative costs of one operation on one ciphertext, in microseconds on two cores.
+
+    Set by hand, not fitted: a rotation and a product near half their thread time on a 2.6 GHz AVX-512 machine
+    (docs/adr/0012), a ciphertext each way as it was when the planner was written. ``fhe-llm bench calibrate`` fits a
+    machine: docs/results/calibrate.json has 54, 0, 581 and 581 for two cores of AMD EPYC, which would plan the layers
+    of SmolLM2 alike (docs/performance.md). Another cost is another plan, and another plan id on both sides.
+    """
 
     rotation: float = 20.0
     product: float = 1.5
@@ -229,11 +235,16 @@ def plan_linear(parameters: Preset, out_features: int, in_features: int) -> Line
 
     Raises :class:`ParameterError` for sizes outside 1 ... 2^18.
     """
+    check_sizes(out_features, in_features)
+    return best_plan(parameters, out_features, in_features, CostModel())
+
+
+def check_sizes(out_features: int, in_features: int) -> None:
+    """Raise :class:`ParameterError` for sizes outside 1 ... 2^18."""
     if not (1 <= out_features <= MAX_FEATURES and 1 <= in_features <= MAX_FEATURES):
         raise ParameterError(
             f"cannot plan a {out_features} x {in_features} product: sizes must be 1 to {MAX_FEATURES}. Split the layer."
         )
-    return best_plan(parameters, out_features, in_features, CostModel())
 
 
 def best_plan(parameters: Preset, out_features: int, in_features: int, model: CostModel) -> LinearPlan:
@@ -247,12 +258,6 @@ def best_plan(parameters: Preset, out_features: int, in_features: int, model: Co
     raise ParameterError(
         f"cannot plan a {out_features} x {in_features} product: no layout covers it. Report this size as a bug."
     )
-
-
-def galois_elements(parameters: Preset, plans: Iterable[LinearPlan]) -> tuple[int, ...]:
-    """Galois elements 3^k mod 2N that the plans' rotations need, ascending."""
-    steps = {k for plan in plans for k in plan.rotations}
-    return tuple(sorted(pow(3, k, 2 * parameters.ring_degree) for k in steps))
 
 
 def _candidates(parameters: Preset, out_features: int, in_features: int) -> Iterable[LinearPlan]:

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from fhe_llm.errors import ParameterError
 from fhe_llm.evaluator.contract import EncodedLayer, EvaluationKeys, Job, MissingRotationKeyError, Timings
 from fhe_llm.evaluator.packed_plan import PackedPlan, Plan
-from fhe_llm.evaluator.packed_reference import check_packed, packed_product
+from fhe_llm.evaluator.packed_reference import packed_product
 from fhe_llm.evaluator.packed_scale import packed_log_weight_scale
 from fhe_llm.evaluator.plan import LinearPlan
 from fhe_llm.evaluator.scale import log_weight_scale
-from fhe_llm.evaluator.schedule import plaintext_slots, schedule
+from fhe_llm.evaluator.schedule import check_weights, plaintext_slots, schedule
 from fhe_llm.params import Preset
 
 
@@ -30,10 +30,15 @@ class ReferenceEvaluator:
     def __init__(self, preset: Preset) -> None:
         self.preset = preset
 
+    @property
+    def parallel(self) -> int:
+        """One: NumPy gains nothing from company."""
+        return 1
+
     def encode(self, name: str, plan: Plan, weights: NDArray[np.float32]) -> EncodedLayer:
         """Weights [out_features, in_features] as slots [products, slots], at scale one."""
         if isinstance(plan, PackedPlan):
-            check_packed(name, plan, weights)
+            check_weights(name, plan, weights)
             return EncodedLayer(name, plan, packed_log_weight_scale(self.preset, plan, weights), weights)
         words = plaintext_slots(plan, weights)
         return EncodedLayer(name, plan, log_weight_scale(self.preset, plan, weights), words)

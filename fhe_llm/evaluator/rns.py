@@ -45,7 +45,6 @@ class RingTables:
     """Tables shared by the primes of one ring: index maps and the primes' own tables."""
 
     ring_degree: int
-    rows: int
     starts: NDArray[np.int32]  # [C]: where the block that becomes a column begins
     order: NDArray[np.int32]  # [R]: bit reversal of the rows
     slot_from_seal: NDArray[np.int32]  # [N]: slot-order word s is SEAL-order word slot_from_seal[s]
@@ -72,7 +71,6 @@ def ring_tables(ring_degree: int, primes: tuple[int, ...]) -> RingTables:
     seal_from_slot[seal_index] = np.arange(n)
     return RingTables(
         ring_degree=n,
-        rows=rows,
         starts=starts.astype(np.int32),
         order=_bit_reverse(np.arange(rows), rows).astype(np.int32),
         slot_from_seal=seal_index.astype(np.int32),

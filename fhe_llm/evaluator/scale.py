@@ -54,13 +54,21 @@ def log_weight_scale(preset: Preset, plan: LinearPlan, weights: NDArray[np.float
     if sigma == 0.0:
         return preset.log_weight_scale
     norm = sigma * sqrt(plan.in_features) * (sqrt(2) if plan.fold == "input" else 1.0)
+    return largest_scale(preset, norm / sqrt(plan.slots), f"of norm {sigma:.3g}")
+
+
+def largest_scale(preset: Preset, coefficient: float, weights: str) -> int:
+    """log2 of the largest weight scale at which a reply's ``coefficient`` at scale one does not wrap around.
+
+    Raises :class:`ParameterError` for weights, described by ``weights``, that leave too little precision.
+    """
     log_modulus = sum(log2(q) for q in preset.data_primes)
-    spare = log_modulus - MARGIN_BITS - preset.log_input_scale - log2(norm / sqrt(plan.slots))
+    spare = log_modulus - MARGIN_BITS - preset.log_input_scale - log2(coefficient)
     # SEAL takes no scale as large as the modulus, however small the values
     largest = floor(log_modulus - 1 - preset.log_input_scale)
     scale = min(floor(spare), largest, MAX_LOG_WEIGHT_SCALE)
     if scale < preset.log_weight_scale - 12:
         raise ParameterError(
-            f"cannot encode weights of norm {sigma:.3g}: only {scale} bits of scale are left. Use a wider preset."
+            f"cannot encode weights {weights}: only {scale} bits of scale are left. Use a wider preset."
         )
     return scale

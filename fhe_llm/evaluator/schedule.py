@@ -14,10 +14,13 @@ from fhe_llm.evaluator.contract import EncodedLayer
 from fhe_llm.evaluator.encoding import coefficients_to_words, slots_to_coefficients
 from fhe_llm.evaluator.keyswitch import to_montgomery
 from fhe_llm.evaluator.linear import BLOCK
+from fhe_llm.evaluator.packed_plan import Plan
 from fhe_llm.evaluator.plan import LinearPlan
 from fhe_llm.evaluator.rns import ring_tables, to_slot_order_ntt
 from fhe_llm.evaluator.scale import log_weight_scale
 from fhe_llm.params import Preset
+
+DiagonalMaps = dict[tuple[int, int], NDArray[np.int32]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,30 +70,39 @@ def encode_layer(
     """Encode ``weights`` [out_features, in_features] into the plan's plaintexts; raises :class:`ParameterError`."""
     folded = fold_weights(name, plan, weights)
     log_scale = log_weight_scale(preset, plan, weights)
-    todo = schedule(plan)
-    maps = _diagonal_maps(plan)
+    maps = diagonal_maps(plan)
     words = np.empty(encoded_shape(preset, plan), dtype=np.uint32)
-    tables = ring_tables(preset.ring_degree, preset.data_primes)
-
-    def encode_group(g: int) -> None:
-        slots = _group_slots(plan, folded, todo, maps, g)
-        residues = coefficients_to_words(slots_to_coefficients(slots, 2.0**log_scale), preset.data_primes)
-        stored = to_montgomery(to_slot_order_ntt(residues, tables), preset.data_primes)
-        blocks = stored.reshape(len(slots), len(preset.data_primes), -1, BLOCK)
-        words[:, :, todo.groups[g] : todo.groups[g + 1], :] = blocks.transpose(1, 2, 0, 3)
-
-    list(pool.map(encode_group, range(len(todo.giant))))
+    groups = range(len(schedule(plan).giant))
+    list(pool.map(lambda g: encode_group(preset, plan, folded, log_scale, maps, g, words), groups))
     return EncodedLayer(name=name, plan=plan, log_weight_scale=log_scale, words=words)
+
+
+def encode_group(
+    preset: Preset,
+    plan: LinearPlan,
+    folded: NDArray[np.complex128],
+    log_scale: int,
+    maps: DiagonalMaps,
+    g: int,
+    words: NDArray[np.uint32],
+) -> None:
+    """Write the plaintexts of group ``g`` to their places in ``words``."""
+    todo, tables = schedule(plan), ring_tables(preset.ring_degree, preset.data_primes)
+    slots = _group_slots(plan, folded, todo, maps, g)
+    residues = coefficients_to_words(slots_to_coefficients(slots, 2.0**log_scale), preset.data_primes)
+    stored = to_montgomery(to_slot_order_ntt(residues, tables), preset.data_primes)
+    blocks = stored.reshape(len(slots), len(preset.data_primes), -1, BLOCK)
+    words[:, :, todo.groups[g] : todo.groups[g + 1], :] = blocks.transpose(1, 2, 0, 3)
 
 
 def plaintext_slots(plan: LinearPlan, weights: NDArray[np.float32]) -> NDArray[np.complex128]:
     """Slots of every plaintext in the schedule's order, [products, slots]."""
-    folded, todo, maps = fold_weights("the weights", plan, weights), schedule(plan), _diagonal_maps(plan)
+    folded, todo, maps = fold_weights("the weights", plan, weights), schedule(plan), diagonal_maps(plan)
     return np.concatenate([_group_slots(plan, folded, todo, maps, g) for g in range(len(todo.giant))])
 
 
-def fold_weights(name: str, plan: LinearPlan, weights: NDArray[np.float32]) -> NDArray[np.complex128]:
-    """Complex weights of the folded problem, [folded_rows, folded_columns]; raises :class:`ParameterError`."""
+def check_weights(name: str, plan: Plan, weights: NDArray[np.float32]) -> None:
+    """Raise :class:`ParameterError` unless the weights are finite and of the plan's shape."""
     if weights.shape != (plan.out_features, plan.in_features):
         raise ParameterError(
             f"cannot encode {name}: weights are {weights.shape}, the plan is for "
@@ -98,6 +110,11 @@ def fold_weights(name: str, plan: LinearPlan, weights: NDArray[np.float32]) -> N
         )
     if not np.isfinite(weights).all():
         raise ParameterError(f"cannot encode {name}: some weights are not finite. Check the model file.")
+
+
+def fold_weights(name: str, plan: LinearPlan, weights: NDArray[np.float32]) -> NDArray[np.complex128]:
+    """Complex weights of the folded problem, [folded_rows, folded_columns]; raises :class:`ParameterError`."""
+    check_weights(name, plan, weights)
     if plan.fold == "input":
         padded = np.zeros((plan.out_features, 2 * plan.folded_columns))
         padded[:, : plan.in_features] = weights
@@ -107,7 +124,8 @@ def fold_weights(name: str, plan: LinearPlan, weights: NDArray[np.float32]) -> N
     return padded[: plan.folded_rows] + 1j * padded[plan.folded_rows :]
 
 
-def _diagonal_maps(plan: LinearPlan) -> dict[tuple[int, int], NDArray[np.int32]]:
+def diagonal_maps(plan: LinearPlan) -> DiagonalMaps:
+    """:meth:`LinearPlan.diagonal_maps` of every (output, input)."""
     return {
         (out, block): plan.diagonal_maps(block, out)
         for out in range(plan.output_ciphertexts)
@@ -119,7 +137,7 @@ def _group_slots(
     plan: LinearPlan,
     folded: NDArray[np.complex128],
     todo: Schedule,
-    maps: dict[tuple[int, int], NDArray[np.int32]],
+    maps: DiagonalMaps,
     g: int,
 ) -> NDArray[np.complex128]:
     """Slots of one group's plaintexts, [products of the group, slots]."""

@@ -7,22 +7,17 @@ here depends on the processor.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
 
+from fhe_llm.evaluator.vectors import element
 from fhe_llm.evaluator.views import intrinsic
 
 SPINS_BEFORE_YIELD: Final = 200
 _CLOCK_MONOTONIC: Final = 1
-
-
-def _element(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    """Address of arguments[0][arguments[1]], a contiguous one-dimensional array."""
-    array = context.make_array(signature.args[0])(context, builder, arguments[0])
-    return builder.gep(array.data, [arguments[1]])
 
 
 @intrinsic
@@ -30,7 +25,7 @@ def atomic_add(typing_context, counters, index, value):  # type: ignore[no-untyp
     """counters[index] += value for int64 arrays; returns the value before."""
 
     def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        address = _element(context, builder, signature, arguments)
+        address = element(context, builder, signature.args[0], *arguments[:2])
         return builder.atomic_rmw("add", address, arguments[2], "seq_cst")
 
     return types.int64(counters, types.int64, types.int64), codegen
@@ -41,7 +36,7 @@ def atomic_read(typing_context, counters, index):  # type: ignore[no-untyped-def
     """counters[index] of an int64 array, as other threads have left it."""
 
     def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        address = _element(context, builder, signature, arguments)
+        address = element(context, builder, signature.args[0], *arguments[:2])
         return builder.load_atomic(address, "seq_cst", 8)
 
     return types.int64(counters, types.int64), codegen

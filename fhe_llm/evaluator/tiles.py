@@ -12,6 +12,7 @@ from typing import Any, Final
 from llvmlite import ir
 from numba import types
 
+from fhe_llm.evaluator.vectors import element
 from fhe_llm.evaluator.views import contiguous, intrinsic
 
 TILE: Final = 16
@@ -31,11 +32,6 @@ def _shuffled(builder: Any, rows: list[Any]) -> list[Any]:
     return rows
 
 
-def _start(context: Any, builder: Any, kind: Any, array: Any, offset: Any) -> Any:
-    data = context.make_array(kind)(context, builder, array).data
-    return builder.gep(data, [offset])
-
-
 def _vector_at(builder: Any, start: Any, offset: Any) -> Any:
     vector = ir.VectorType(ir.IntType(32), TILE)
     return builder.bitcast(builder.gep(start, [offset]), vector.as_pointer())
@@ -53,9 +49,9 @@ def gather_tile(typing_context, source, starts, first, column, target, offset, s
     def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         source, starts, first, column, target, offset, stride = arguments
         word = ir.IntType(64)
-        from_ = _start(context, builder, signature.args[0], source, first)
-        columns = _start(context, builder, signature.args[1], starts, column)
-        to = _start(context, builder, signature.args[4], target, offset)
+        from_ = element(context, builder, signature.args[0], source, first)
+        columns = element(context, builder, signature.args[1], starts, column)
+        to = element(context, builder, signature.args[4], target, offset)
         rows = []
         for j in range(TILE):
             start = builder.sext(builder.load(builder.gep(columns, [ir.Constant(word, j)])), word)
@@ -78,9 +74,9 @@ def scatter_tile(typing_context, source, offset, stride, target, starts, first, 
     def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         source, offset, stride, target, starts, first, column = arguments
         word = ir.IntType(64)
-        from_ = _start(context, builder, signature.args[0], source, offset)
-        to = _start(context, builder, signature.args[3], target, first)
-        columns = _start(context, builder, signature.args[4], starts, column)
+        from_ = element(context, builder, signature.args[0], source, offset)
+        to = element(context, builder, signature.args[3], target, first)
+        columns = element(context, builder, signature.args[4], starts, column)
         rows = []
         for k in range(TILE):
             at = builder.mul(stride, ir.Constant(word, k))

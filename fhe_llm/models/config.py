@@ -76,3 +76,8 @@ def linear_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
         shapes[f"layers.{i}.gate_up"] = (2 * config.d_mlp, config.d_model)
         shapes[f"layers.{i}.down"] = (config.d_model, config.d_mlp)
     return shapes
+
+
+def layer_kind(name: str) -> str:
+    """A layer's name without the number of its block."""
+    return ".".join(part for part in name.split(".") if not part.isdigit())

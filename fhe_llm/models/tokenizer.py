@@ -84,11 +84,6 @@ class TextTokenizer:
         count: int = self._parsing.get_vocab_size(with_added_tokens=True)
         return count
 
-    def id_of(self, token: str) -> int | None:
-        """The id of a token by its text, if there is one."""
-        found: int | None = self._parsing.token_to_id(token)
-        return found
-
     @cached_property
     def _plain(self) -> Tokenizer:
         copy = Tokenizer.from_str(self._parsing.to_str())

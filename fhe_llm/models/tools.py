@@ -125,11 +125,12 @@ def _written(function: Mapping[str, Any]) -> str:
 
 
 _EXAMPLES: Final = (
-    {"role": "user", "content": "Who are you?"},
-    {"role": "assistant", "content": "I am a helpful assistant."},
-    {"role": "user", "content": "What time is it in Tokyo?"},
-    {"role": "assistant", "content": _written({"name": "get_time", "arguments": {"city": "Tokyo"}})},
+    {"role": "user", "content": "Tell me something funny."},
+    {"role": "assistant", "content": "Why did the chicken cross the road? To get to the other side!"},
+    {"role": "user", "content": "What is the time in Tokyo?"},
+    {"role": "assistant", "content": _written({"name": "get_time", "arguments": {"location": "Tokyo"}})},
 )
+"""Of seven such pairs the one with which SmolLM2-135M called most of the tools it should and none it should not."""
 
 
 class ToolCallReader:

@@ -93,12 +93,17 @@ def decode_reply(reader: Reader, preset: Preset, limits: Limits) -> EvaluateRepl
     check_count(jobs, min(limits.max_jobs, MAX_JOBS), "jobs")
     check_count(n_out, 255, "ciphertexts per job")
     _check_limbs(preset, limbs, drop0, drop1)
+    payload = reader.rest(jobs * n_out * reply_bytes(preset, limbs, drop0, drop1))
     form = _format(preset, limbs, drop0, drop1)
-    payload = reader.rest(jobs * n_out * form.row_bytes(preset.ring_degree))
     words = unpack(payload, (jobs, n_out, 2, limbs, preset.ring_degree), form)
     if any_transparent(words):
         raise refuse("a ciphertext has c1 = 0", "transparent")
     return EvaluateReply(preset, request_id, words, PhaseMicroseconds(*phases), drop0, drop1)
+
+
+def reply_bytes(preset: Preset, limbs: int, drop0: int = 0, drop1: int = 0) -> int:
+    """Bytes of one ciphertext in a reply."""
+    return _format(preset, limbs, drop0, drop1).row_bytes(preset.ring_degree)
 
 
 def _format(preset: Preset, limbs: int, drop0: int, drop1: int) -> LimbFormat:

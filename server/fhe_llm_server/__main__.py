@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pydantic import ValidationError
 
 from fhe_llm.errors import FheLlmError
+from fhe_llm.evaluator.device import DeviceUnavailableError
 from fhe_llm.progress import bar
 from fhe_llm_server.settings import Settings
 
@@ -21,7 +22,8 @@ FLAGS = {
     "model": "name of a known model, a .gguf file or a safetensors folder",
     "host": "address to bind; anything but loopback needs API keys",
     "port": "port to bind; 0 picks a free one",
-    "device": "what evaluates: cpu",
+    "device": "what evaluates: cpu, cuda, or auto (cuda where it works)",
+    "gpu-memory": "most memory used on a GPU, such as 8GiB (default: nine tenths of what is free)",
     "preset": "encryption parameters: default or wide",
     "threads": "threads of the evaluator (default: all cores)",
     "data-dir": "where keys and encoded weights are kept",
@@ -64,8 +66,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(settings: Settings, guarded_by_keys: bool) -> int:
     from fhe_llm_server.app import create_app
+    from fhe_llm_server.devices import make_evaluator
     from fhe_llm_server.serving import bind, serve
 
+    try:
+        # a device that cannot be used is said before anything else; the CPU's kernels can compile while we listen
+        evaluator = None if settings.device == "cpu" else make_evaluator(settings)
+    except DeviceUnavailableError as error:
+        return _complain(str(error))
     try:
         bound = bind(settings.host, settings.port)
     except OSError as error:
@@ -76,7 +84,7 @@ def _run(settings: Settings, guarded_by_keys: bool) -> int:
         )
     if not guarded_by_keys:
         _say("no API keys are configured: serving this machine only (loopback)")
-    app = create_app(settings, progress=bar())
+    app = create_app(settings, make_evaluator if evaluator is None else lambda _: evaluator, progress=bar())
     with bound:
         serve(app, settings, bound, announce=lambda url: _say(f"listening on {url}"))
     failure = app.state.proxy.failure

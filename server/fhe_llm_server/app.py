@@ -16,10 +16,10 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from fhe_llm.evaluator.contract import Evaluator
-from fhe_llm.params import preset
 from fhe_llm.progress import Progress, silent
 from fhe_llm_server.asgi import refuse
 from fhe_llm_server.auth import Authentication, BearerKeys
+from fhe_llm_server.devices import make_evaluator
 from fhe_llm_server.limits import Admission, BodyLimit
 from fhe_llm_server.metrics import Metrics
 from fhe_llm_server.proxy import Proxy
@@ -76,13 +76,6 @@ def create_app(
     app.add_middleware(Admission, most=settings.max_connections, gauge=metrics.connections)
     app.add_middleware(RequestLog, metrics=metrics)
     return app
-
-
-def make_evaluator(settings: Settings) -> Evaluator:
-    """The evaluator of ``settings.device``."""
-    from fhe_llm.evaluator.cpu import CpuEvaluator  # compiles kernels when imported
-
-    return CpuEvaluator(preset(settings.preset), settings.threads)
 
 
 async def _no_route(scope: Scope, receive: Receive, send: Send) -> None:

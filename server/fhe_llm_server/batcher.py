@@ -28,7 +28,7 @@ from fhe_llm_server.steps import Group, Steps
 logger = logging.getLogger(__name__)
 
 BATCH_JOBS: Final = 8
-"""Jobs evaluated before others get a turn; the CPU evaluator shares a pass over the weights among as many."""
+"""Jobs evaluated before others get a turn, unless the evaluator shares a pass over the weights among more."""
 MAX_REQUEST_JOBS: Final = 256
 """What one frame can carry."""
 
@@ -82,11 +82,17 @@ class Batcher:
     """Submit from the event loop; evaluation happens on ``workers`` threads of its own, each with a layer at a time."""
 
     def __init__(
-        self, evaluator: Evaluator, max_queued_jobs: int, metrics: Metrics, workers: int = 1
+        self,
+        evaluator: Evaluator,
+        max_queued_jobs: int,
+        metrics: Metrics,
+        workers: int = 1,
+        batch_jobs: int = BATCH_JOBS,
     ) -> None:
         self._evaluator = evaluator
         self._most = max(max_queued_jobs, MAX_REQUEST_JOBS)
         self._metrics = metrics
+        self._batch_jobs = batch_jobs
         self._loop = asyncio.get_running_loop()
         self._sessions: OrderedDict[str, deque[_Waiting]] = OrderedDict()
         self._jobs: dict[str, int] = {}
@@ -123,7 +129,7 @@ class Batcher:
         with self._condition:
             self._admit(session, len(jobs))
             # a long request is no step of a conversation that others could keep up with
-            place = self._places.get(id(layer)) if len(jobs) <= BATCH_JOBS else None
+            place = self._places.get(id(layer)) if len(jobs) <= self._batch_jobs else None
             now = time.perf_counter()
             waiting = _Waiting(session, layer, jobs, self._loop.create_future(), now, place)
             self._steps.asked(session, now)
@@ -219,11 +225,11 @@ class Batcher:
     def _take_group(self, groups: list[list[_Waiting]], index: int) -> list[_Slice]:
         candidates = groups[index]
         sessions = len({item.session for item in candidates})
-        return self._take(candidates, share=max(1, BATCH_JOBS // sessions))
+        return self._take(candidates, share=max(1, self._batch_jobs // sessions))
 
     def _take(self, candidates: list[_Waiting], share: int) -> list[_Slice]:
-        """Up to ``share`` jobs a session and ``BATCH_JOBS`` altogether; a session served goes to the back."""
-        room, shares = BATCH_JOBS, dict.fromkeys((item.session for item in candidates), share)
+        """Up to ``share`` jobs a session and a batch altogether; a session served goes to the back."""
+        room, shares = self._batch_jobs, dict.fromkeys((item.session for item in candidates), share)
         batch: list[_Slice] = []
         for item in candidates:
             count = min(len(item.jobs) - item.taken, shares[item.session], room)
@@ -257,10 +263,10 @@ class Batcher:
         self._metrics.jobs.inc(len(jobs))
         now = time.perf_counter()
         per_job = (now - started) / len(jobs)
-        self._seconds_per_job += 0.1 * (per_job - self._seconds_per_job)
-        if all(part.waiting.place is not None for part in batch):
-            self._seconds_per_step += 0.1 * (per_job - self._seconds_per_step)
         with self._condition:
+            self._seconds_per_job += 0.1 * (per_job - self._seconds_per_job)
+            if all(part.waiting.place is not None for part in batch):
+                self._seconds_per_step += 0.1 * (per_job - self._seconds_per_step)
             for part in batch:
                 self._steps.answered(part.waiting.session, part.waiting.place, now)
             served = {part.waiting.session for part in batch}

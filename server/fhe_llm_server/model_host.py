@@ -175,8 +175,16 @@ class ModelHost:
         layers = {layer: self._hosted(layer, encoded, plans[layer]) for layer in plans}
         digest = bytes.fromhex(source.model_digest)
         model = HostedModel(name, digest, self.preset, source.config.context_length, layers, bundle)
+        self._bring_to_device(model)
         self._warm_up(model)
         return model
+
+    def _bring_to_device(self, model: HostedModel) -> None:
+        """An evaluator with memory of its own decides, once it knows all layers, where their weights live."""
+        hold = getattr(self._evaluator, "hold", None)
+        if hold is not None:
+            self._enter("bringing weights to the device")
+            hold([plan.encoded for layer in model.layers.values() for plan in (layer.single, *layer.packed)])
 
     def _hosted(
         self, layer: str, encoded: Mapping[str, EncodedLayer], plans: tuple[Plan, ...]

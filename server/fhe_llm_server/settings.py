@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import platformdirs
-from pydantic import Field, SecretStr, field_validator
+from pydantic import ByteSize, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from fhe_llm.params import preset
@@ -29,7 +29,8 @@ class Settings(BaseSettings):
     model: str = "smollm2-135m"
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=0, le=65535)
-    device: Literal["cpu"] = "cpu"
+    device: Literal["cpu", "cuda", "auto"] = "cpu"
+    gpu_memory: ByteSize | None = Field(default=None, ge=256 * MIB)
     preset: str = "default"
     threads: int | None = Field(default=None, ge=1, le=1024)
     data_dir: Path = Field(default_factory=_default_data_dir)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import log2
+
 import numpy as np
 import pytest
 from client_kit import TinyProxy
@@ -78,9 +80,12 @@ def test_precision_is_measured_in_a_place_left_over(proxy: TinyProxy, cipher: Ci
     assert len(transport.run(session.linear(Linear(LAYER, vectors(64))))) == 64  # no place for a repeat
     assert session.stats.precision_log2 is None
     assert len(transport.run(session.linear(Linear(LAYER, vectors(60))))) == 60
-    measured = session.stats.precision_log2
+    measured, worst = session.stats.precision_log2, session.stats.worst_error
     assert measured is not None
+    assert worst is not None
     assert -24 < measured < -10
+    assert measured == round(measured, 1)  # the digits of a decrypted error stay here
+    assert 0 <= measured - log2(worst) < 0.1
 
 
 def test_a_group_that_comes_back_short_retires_the_key(proxy: TinyProxy, cipher: Cipher) -> None:

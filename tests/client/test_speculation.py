@@ -228,6 +228,16 @@ def test_a_fixed_draft_sends_as_many_every_time(count: int) -> None:
     assert outcome.passes.drafted == count * outcome.passes.count
 
 
+@pytest.mark.parametrize(("context", "limit"), [(CONTEXT, 2), (20, 60)])
+def test_a_fixed_draft_is_shorter_only_where_the_context_ends(context: int, limit: int) -> None:
+    wrong = Speculator(SpeculationSettings(max_draft=5, fixed=True), [Oracle([VOCABULARY])])
+    half = RandomHalf(1, 2, context)
+    outcome, _, rounds = answer(half, [1, 2, 3], wrong, context=context, max_tokens=limit)
+    sizes = [len(r.x) for r in rounds[LAYERS::LAYERS]]
+    assert len(outcome.token_ids) == min(limit, context - 3) == 1 + len(sizes)
+    assert sizes == [min(6, context - 3 - n) for n in range(len(sizes))]
+
+
 def test_the_more_promising_drafter_is_asked() -> None:
     plain, _, _ = answer(RandomHalf(5, 3), [1, 2, 3], None, max_tokens=60)
     right = [1, 2, 3, *plain.token_ids]

@@ -16,8 +16,7 @@ import pytest
 
 from fhe_llm.client.cipher import Cipher
 from fhe_llm.client.keys import KeyRing
-
-SEED_BYTES = 32
+from fhe_llm.wire.seed import SEED_BYTES
 
 
 def seeds_of(cipher: Cipher, count: int) -> set[bytes]:

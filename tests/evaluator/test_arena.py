@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from fhe_llm.evaluator.arena import Arena
 
@@ -37,3 +38,25 @@ def test_a_larger_pass_gets_memory_of_its_own() -> None:
     arena.clear()
     assert np.shares_memory(arena.words(8), arena._block)
     assert np.shares_memory(arena.words(4096), arena._block)
+
+
+def test_clearing_asks_for_no_memory() -> None:
+    arena = Arena()
+    arena.words(4096)
+    arena.clear()
+    assert len(arena._block) == 0  # an evaluation that has its replies must not fail for the next one's sake
+    assert np.shares_memory(arena.words(1), arena._block)
+    assert len(arena._block) >= 4 * 4096
+
+
+@pytest.mark.parametrize("kind", [np.uint64, np.int32, np.float64, np.uint8])
+def test_other_kinds_of_numbers(kind: type) -> None:
+    arena = Arena()
+    for _ in range(2):
+        arena.array(np.uint8, 3)
+        numbers = arena.array(kind, 5, 7)
+        numbers[...] = 1
+        assert numbers.dtype == kind
+        assert numbers.shape == (5, 7)
+        assert numbers.ctypes.data % 64 == 0
+        arena.clear()

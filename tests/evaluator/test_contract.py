@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ from fhe_llm.errors import ParameterError
 from fhe_llm.evaluator import rns
 from fhe_llm.evaluator.contract import EncodedLayer, EvaluationKeys, Evaluator, Job, MissingRotationKeyError
 from fhe_llm.evaluator.cpu import CpuEvaluator
-from fhe_llm.evaluator.plan import LinearPlan, galois_elements, plan_linear
+from fhe_llm.evaluator.packed_plan import plan_elements
+from fhe_llm.evaluator.plan import LinearPlan, plan_linear
 from fhe_llm.evaluator.reference import ReferenceEvaluator
 from fhe_llm.params import PRESETS, Preset
 
@@ -123,6 +125,9 @@ class EvaluatorContract(ABC):
         )
         assert np.abs(unfold_output(plan, self.decrypt(client, reply, layer))).max() < self.tolerance
 
+    def test_some_evaluations_may_run_at_once(self, evaluator: Evaluator) -> None:
+        assert evaluator.parallel >= 1
+
     def test_wrong_weight_shape_is_refused(self, evaluator: Evaluator) -> None:
         with pytest.raises(ParameterError, match="weights are"):
             evaluator.encode("layer", plan_linear(self.preset, 5, 3), np.zeros((3, 5), dtype=np.float32))
@@ -220,6 +225,24 @@ class TestCpu(EvaluatorContract):
         with pytest.raises(ParameterError, match="cannot evaluate layer"):
             evaluator.evaluate(short, [job])
 
+    @pytest.mark.parametrize(
+        "spoil",
+        [
+            lambda words: words.astype(np.int64),
+            np.asfortranarray,
+            lambda words: words.repeat(2, -1)[..., ::2],
+        ],
+    )
+    def test_words_of_another_kind_or_layout_are_refused(
+        self, client: Any, evaluator: Evaluator, keys: Any, spoil: Callable[[Any], Any]
+    ) -> None:
+        plan, weights = plan_linear(self.preset, 40, 30), np.ones((40, 30), dtype=np.float32)
+        layer = evaluator.encode("layer", plan, weights)
+        spoilt = EncodedLayer("layer", plan, layer.log_weight_scale, spoil(layer.words))
+        job = Job(keys, self.encrypt(client, fold_input(plan, np.ones(30))))
+        with pytest.raises(ParameterError, match=r"cannot evaluate layer: its words are (int64|not contig)"):
+            evaluator.evaluate(spoilt, [job])
+
     def test_threads_change_nothing(self, client: Any, evaluator: Evaluator, keys: Any) -> None:
         plan = plan_linear(self.preset, 960, 576)
         weights = np.random.default_rng().normal(size=(960, 576)).astype(np.float32)
@@ -238,7 +261,7 @@ class TestCpuWide(TestCpu):
 
 def test_the_keys_of_the_real_model_fit_twelve_megabytes() -> None:
     preset = PRESETS["default"]
-    elements = galois_elements(preset, [plan_linear(preset, *shape) for shape in SHAPES[:4]])
+    elements = plan_elements(preset, [plan_linear(preset, *shape) for shape in SHAPES[:4]])
     limbs, bits = len(preset.primes), sum(preset.prime_bits)
     key_bytes = (limbs - 1) * 2 * bits * preset.ring_degree // 8
     assert len(elements) == 51

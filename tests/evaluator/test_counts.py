@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from fhe_llm.client.trimming import input_drop
 from fhe_llm.evaluator.counts import Counts, counts, ntt_count
-from fhe_llm.evaluator.plan import galois_elements, plan_linear
+from fhe_llm.evaluator.packed_plan import plan_elements
+from fhe_llm.evaluator.plan import plan_linear
 from fhe_llm.params import preset
 from fhe_llm.wire import frame as wire
 from fhe_llm_server.rounds import DROP_C0
@@ -30,12 +32,12 @@ class Bound:
 
 
 BOUNDS = {
-    "qkv": Bound(23, 144, 150, 30_900, 28_240),
-    "o": Bound(20, 96, 132, 30_900, 28_240),
-    "gate_up": Bound(46, 576, 288, 30_900, 28_240),
-    "down": Bound(34, 288, 216, 30_900, 28_240),
+    "qkv": Bound(23, 144, 150, 27_340, 28_240),
+    "o": Bound(20, 96, 132, 27_340, 28_240),
+    "gate_up": Bound(46, 576, 288, 27_340, 28_240),
+    "down": Bound(34, 288, 216, 27_340, 28_240),
 }
-TOKEN = Bound(3_690, 33_120, 23_580, 3_710_000, 3_390_000)
+TOKEN = Bound(3_690, 33_120, 23_580, 3_281_000, 3_390_000)
 ROUNDS_PER_TOKEN = 120
 KEYS = 51
 KEY_BYTES = 9_510_000
@@ -48,7 +50,7 @@ def frame_bytes(shape: tuple[int, int]) -> tuple[int, int]:
     c0 = np.ones((1, plan.input_ciphertexts, 1, len(DEFAULT.data_primes), degree), np.uint32)
     seeds = np.arange(plan.input_ciphertexts * 32, dtype=np.uint8).reshape(1, -1, 32)
     request = wire.EvaluateRequest(
-        DEFAULT, 1, bytes(32), bytes(32), plan.plan_id, "layers.29.gate_up", c0, seeds
+        DEFAULT, 1, bytes(32), bytes(32), plan.plan_id, "layers.29.gate_up", c0, seeds, input_drop(DEFAULT)
     )
     words = np.full((1, plan.output_ciphertexts, 2, DEFAULT.reply_limbs, degree), 1 << 10, np.uint32)
     reply = wire.EvaluateReply(DEFAULT, 1, words, wire.PhaseMicroseconds(), DROP_C0, 0)
@@ -80,7 +82,7 @@ def test_a_token_stays_within_its_bounds() -> None:
 
 
 def test_the_keys_of_a_client_stay_within_their_bounds() -> None:
-    elements = galois_elements(DEFAULT, [plan_linear(DEFAULT, *shape) for shape in SHAPES.values()])
+    elements = plan_elements(DEFAULT, [plan_linear(DEFAULT, *shape) for shape in SHAPES.values()])
     limbs, degree = len(DEFAULT.data_primes), DEFAULT.ring_degree
     words = np.ones((len(elements), limbs, 2, limbs + 1, degree), np.uint32)
     assert len(elements) <= KEYS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -141,6 +142,18 @@ class CpuPackedContract(PackedContract):
         for threads in (1, 3):
             (reply,), _ = CpuEvaluator(contract.preset, threads=threads).evaluate(layer, [job])
             np.testing.assert_array_equal(reply, expected)
+
+    @pytest.mark.parametrize("spoil", [np.asfortranarray, np.float64, np.transpose])
+    def test_weights_of_another_kind_or_layout_are_refused(
+        self, client: Any, evaluator: Evaluator, keys: Any, spoil: Callable[[Any], Any]
+    ) -> None:
+        contract: Any = self
+        plan = self.packed((40, 96))
+        layer = evaluator.encode("layer", plan, np.ones((40, 96), dtype=np.float32))
+        spoilt = EncodedLayer("layer", plan, layer.log_weight_scale, spoil(layer.words))
+        job = Job(keys, contract.encrypt(client, fold_group(plan, np.ones((64, 96)))))
+        with pytest.raises(ParameterError, match="cannot evaluate layer: its words are"):
+            evaluator.evaluate(spoilt, [job])
 
     @pytest.mark.parametrize("tokens", [16, 32, 64])
     def test_chunks_change_nothing_and_stay_inside_their_arrays(

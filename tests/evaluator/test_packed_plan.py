@@ -72,6 +72,12 @@ def test_counts_of_smollm2_layers() -> None:
     assert sum(p.product_count for p in plans) <= 110_592
 
 
+def test_galois_elements_are_the_union_of_the_rotations() -> None:
+    plans = [plan_linear(DEFAULT, 960, 576), of_tokens((576, 1536), 32)]
+    steps = {k for plan in plans for k in plan.rotations}
+    assert plan_elements(DEFAULT, plans) == tuple(sorted(pow(3, k, 8192) for k in steps))
+
+
 def test_all_plans_of_smollm2_share_the_keys_of_single_tokens() -> None:
     single = plan_elements(DEFAULT, [plan_linear(DEFAULT, *shape) for shape in SMOLLM2])
     every = plan_elements(DEFAULT, [plan for shape in SMOLLM2 for plan in layer_plans(DEFAULT, *shape)])

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from seal_oracle import SealOracle
 
 from fhe_llm.evaluator import keyswitch, linear, rns
-from fhe_llm.evaluator.encoding import coefficients_to_slots, coefficients_to_words, slots_to_coefficients
+from fhe_llm.evaluator.encoding import coefficients_to_words, slots_to_coefficients
 from fhe_llm.params import PRESETS, Preset
 
 STEPS = (1, 7, 16, 640, 2047)
@@ -28,6 +28,23 @@ def random_slots(preset: Preset) -> NDArray[np.complex128]:
 def fresh(oracle: SealOracle) -> tuple[object, NDArray[np.uint32]]:
     ciphertext = oracle.encrypt(random_slots(oracle.preset), 2.0**oracle.preset.log_input_scale)
     return ciphertext, oracle.words(ciphertext)
+
+
+def rotate(
+    ciphertext: NDArray[np.uint32], key: NDArray[np.uint32], k: int, tables: keyswitch.EngineTables
+) -> NDArray[np.uint32]:
+    """A giant step's rotation of one ciphertext [2, L, N] by k slots, divided at once."""
+    limbs, n = ciphertext.shape[1:]
+    w = keyswitch.workspace(n, limbs)
+    switched = np.zeros((2, limbs + 1, n), dtype=np.uint32)
+    direct = np.zeros((limbs, n), dtype=np.uint32)
+    out = np.empty((2, limbs, n), dtype=np.uint32)
+    keyswitch.rotate_lazily(ciphertext, key, k, switched, direct, w, tables)
+    for c in range(2):
+        keyswitch.mod_down(switched[c], out[c], w, tables)
+    for limb in range(limbs):
+        keyswitch.shift_add(direct[limb], out[0, limb], 0, tables.q[limb])
+    return out
 
 
 def test_primes_are_those_seal_chooses(oracle: SealOracle) -> None:
@@ -65,7 +82,6 @@ def test_encoding(oracle: SealOracle) -> None:
     centred = np.minimum(difference, primes - difference)
     assert centred.max() <= 1
     assert np.count_nonzero(centred) <= (preset.ring_degree if preset.log_input_scale > 36 else 8)
-    np.testing.assert_allclose(coefficients_to_slots(coefficients, scale), slots, atol=1e-11)
 
 
 def test_plaintext_product_and_sum(oracle: SealOracle) -> None:
@@ -92,7 +108,9 @@ def test_plaintext_product_and_sum(oracle: SealOracle) -> None:
     out = np.empty((1, 1, 2, limbs, preset.ring_degree), dtype=np.uint32)
     units = limbs * preset.ring_degree // linear.BLOCK
     source, groups = np.arange(19, dtype=np.int32), np.array([0, 19], dtype=np.int32)
-    linear.products(blocked, source, groups, np.ascontiguousarray(inputs), out, 0, units, tables)
+    x = np.empty(2 * 19 * linear.BLOCK, dtype=np.uint64)
+    for unit in range(units):
+        linear.products(blocked, source, groups, np.ascontiguousarray(inputs), out, unit, x, tables)
     np.testing.assert_array_equal(out[0, 0][..., ring.seal_from_slot], oracle.words(total))
 
 
@@ -109,7 +127,7 @@ def test_rotation(oracle: SealOracle, k: int) -> None:
     key = keyswitch.to_montgomery(
         keys.words[keys.elements.index(element)][..., ring.slot_from_seal], preset.primes
     )
-    ours = keyswitch.rotate(words[..., ring.slot_from_seal], key, k, tables)
+    ours = rotate(np.ascontiguousarray(words[..., ring.slot_from_seal]), key, k, tables)
     np.testing.assert_array_equal(ours[..., ring.seal_from_slot], oracle.words(rotated))
 
 
@@ -120,7 +138,7 @@ def test_hoisted_rotation_agrees_to_the_noise(oracle: SealOracle) -> None:
     ring = rns.ring_tables(preset.ring_degree, preset.primes)
     scale = 2.0**preset.log_input_scale
     slots = random_slots(preset)
-    words = oracle.words(oracle.encrypt(slots, scale))[..., ring.slot_from_seal]
+    words = np.ascontiguousarray(oracle.words(oracle.encrypt(slots, scale))[..., ring.slot_from_seal])
     keys = oracle.evaluation_keys()
     key = keyswitch.to_montgomery(
         keys.words[keys.elements.index(pow(3, k, 2 * preset.ring_degree))][..., ring.slot_from_seal],

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fhe_llm.evaluator.contract import EncodedLayer, EvaluationKeys, Evaluator, Job, Timings
-from fhe_llm.evaluator.plan import LinearPlan, galois_elements, plan_linear
+from fhe_llm.evaluator.packed_plan import plan_elements
+from fhe_llm.evaluator.plan import LinearPlan, plan_linear
 from fhe_llm.params import Preset, preset
 from fhe_llm.wire import frame as wire
 from fhe_llm_server.app import create_app
@@ -48,7 +49,7 @@ def listed_elements(listing: dict[str, Any]) -> tuple[int, ...]:
     plans = [
         plan_linear(parameters, layer["out_features"], layer["in_features"]) for layer in model["layers"]
     ]
-    return galois_elements(parameters, plans)
+    return plan_elements(parameters, plans)
 
 
 def request_frame(
@@ -79,6 +80,8 @@ def request_frame(
 
 class InstantEvaluator:
     """Answers with the first limbs of the inputs; ``before`` runs first, to block or to fail."""
+
+    parallel = 1
 
     def __init__(self, parameters: Preset = DEFAULT, before: Callable[[], None] | None = None) -> None:
         self.preset = parameters

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from rounds_kit import DEFAULT, InstantEvaluator, job, residues
 
-from fhe_llm.evaluator.contract import EncodedLayer, EvaluationKeys
+from fhe_llm.evaluator.contract import EncodedLayer, EvaluationKeys, Job
 from fhe_llm.evaluator.cpu import CpuEvaluator
-from fhe_llm.evaluator.plan import galois_elements, plan_linear
+from fhe_llm.evaluator.packed_plan import plan_elements
+from fhe_llm.evaluator.plan import plan_linear
 from fhe_llm.params import preset
 from fhe_llm_server.batcher import BATCH_JOBS, Batcher
 from fhe_llm_server.metrics import Metrics
@@ -244,7 +245,7 @@ async def test_sessions_with_their_own_keys_share_a_pass_and_get_the_bytes_they_
         evaluator.encode(name, plan, np.random.default_rng(n).standard_normal((24, 40)).astype(np.float32))
         for n, name in enumerate("ab")
     ]
-    elements = galois_elements(DEFAULT, [plan])
+    elements = plan_elements(DEFAULT, [plan])
     shape = (len(elements), 2, 2, 3, DEFAULT.ring_degree)
     keys = [
         evaluator.prepare_keys(EvaluationKeys(DEFAULT, elements, residues(shape, DEFAULT.primes, seed)))
@@ -293,6 +294,81 @@ async def test_two_workers_keep_the_slices_of_a_request_in_order() -> None:
         for out, wanted in zip(result.outputs, jobs, strict=True):
             assert np.array_equal(out[0], wanted.inputs[0, :, :1])
     batcher.close()
+
+
+class PoisonedEvaluator(InstantEvaluator):
+    """Fails, after a moment, wherever one job takes part."""
+
+    def __init__(self, poison: Job) -> None:
+        super().__init__(before=lambda: time.sleep(random.uniform(0, 0.003)))
+        self.poison = poison
+
+    def evaluate(self, layer: EncodedLayer, jobs: Any) -> Any:
+        outcome = super().evaluate(layer, jobs)
+        if any(each is self.poison for each in jobs):
+            raise ValueError("bad job")
+        return outcome
+
+
+async def test_with_two_workers_a_failing_round_fails_alone() -> None:
+    poison = job(99, PLAN)
+    batcher = Batcher(PoisonedEvaluator(poison), 1024, Metrics(), workers=2)
+    batcher.set_pass([A, B])
+    good = [batcher.submit(f"s{n}", (A, B)[n % 2], [JOB] * (1 + n)) for n in range(12)]
+    bad = [batcher.submit(f"bad{n}", (A, B)[n], [JOB, poison, JOB]) for n in range(2)]
+    outcomes = await asyncio.gather(*bad, *good, return_exceptions=True)
+    assert [getattr(outcome, "proxy_code", None) for outcome in outcomes[:2]] == ["internal"] * 2
+    assert [len(outcome.outputs) for outcome in outcomes[2:]] == list(range(1, 13))  # type: ignore[union-attr]
+    assert batcher.queued_jobs == 0
+    await both_workers_live(batcher)
+    batcher.close()
+
+
+async def test_with_two_workers_a_failing_slice_fails_its_whole_request() -> None:
+    poison = job(99, PLAN)
+    batcher = Batcher(PoisonedEvaluator(poison), 1024, Metrics(), workers=2)
+    jobs = [JOB] * (5 * BATCH_JOBS)
+    jobs[2 * BATCH_JOBS] = poison
+    long, others = batcher.submit("long", A, jobs), [batcher.submit(f"s{n}", A, [JOB] * 9) for n in range(3)]
+    outcomes = await asyncio.gather(long, *others, return_exceptions=True)
+    assert getattr(outcomes[0], "proxy_code", None) == "internal"
+    assert [len(outcome.outputs) for outcome in outcomes[1:]] == [9] * 3  # type: ignore[union-attr]
+    assert batcher.queued_jobs == 0
+    await both_workers_live(batcher)
+    batcher.close()
+
+
+async def test_closing_two_workers_finishes_what_runs_and_fails_the_rest() -> None:
+    running, opened = threading.Semaphore(0), threading.Event()
+
+    def before() -> None:
+        running.release()
+        opened.wait(20)
+
+    evaluator = InstantEvaluator(before=before)
+    batcher = Batcher(evaluator, 1024, Metrics(), workers=2)
+    long = asyncio.create_task(batcher.submit("long", A, [JOB] * (BATCH_JOBS + 1)))
+    short = asyncio.create_task(batcher.submit("short", B, [JOB]))
+    for _ in range(2):
+        await asyncio.to_thread(running.acquire)
+    waiting = asyncio.create_task(batcher.submit("waiting", B, [JOB]))
+    await queued(batcher, 2)
+    closing = asyncio.create_task(asyncio.to_thread(batcher.close))
+    for refused in (waiting, long):  # the slice that runs would have been followed by another
+        with pytest.raises(Refusal, match="shutting down"):
+            await refused
+    opened.set()
+    await closing
+    assert len((await short).outputs) == 1
+    assert sorted(evaluator.batches) == [("a", BATCH_JOBS), ("b", 1)]
+    assert not any(thread.is_alive() for thread in batcher._threads)
+
+
+async def both_workers_live(batcher: Batcher) -> None:
+    """Rounds of two layers that end only together."""
+    together = threading.Barrier(2, timeout=20)
+    batcher._evaluator = InstantEvaluator(before=lambda: void(together.wait()))
+    await asyncio.gather(batcher.submit("s", A, [JOB]), batcher.submit("t", B, [JOB]))
 
 
 def void(_: object) -> None:

@@ -170,17 +170,14 @@ def test_claimed_sizes_are_not_believed() -> None:
     assert peak < 100_000
 
 
-def bad_frames() -> dict[str, tuple[Frame, str]]:
-    """Frames that encode must refuse, and why."""
+def bad_requests() -> dict[str, tuple[Frame, str]]:
+    """Requests that encode must refuse, and why."""
     full, seeded = request(DEFAULT), request(DEFAULT, jobs=2, seeded=True)
     assert seeded.seeds is not None
-    answer, galois = reply(DEFAULT), keys(DEFAULT)
     clear = full.words.copy()
     clear[:, :, 1] = 0
     high = full.words.copy()
     high[0, 0, 0, 0, 0] = DEFAULT.data_primes[0]
-    high_reply = answer.words.copy()
-    high_reply[0, 0, 0, 0, 0] = 0xFFFFFFFF
     return {
         "request id": (replace(full, request_id=1 << 64), "bad_field"),
         "key id": (replace(full, key_id=b"short"), "bad_field"),
@@ -205,10 +202,19 @@ def bad_frames() -> dict[str, tuple[Frame, str]]:
         ),
         "seed shape": (replace(seeded, seeds=seeded.seeds[:1]), "bad_field"),
         "seeds repeat": (replace(seeded, seeds=np.zeros_like(seeded.seeds)), "bad_field"),
+    }
+
+
+def bad_answers() -> dict[str, tuple[Frame, str]]:
+    """Frames of the other kinds that encode must refuse, and why."""
+    answer, galois = reply(DEFAULT), keys(DEFAULT)
+    high = answer.words.copy()
+    high[0, 0, 0, 0, 0] = 0xFFFFFFFF
+    return {
         "reply drop": (replace(answer, drop0=21), "bad_field"),
         "reply drop of two limbs": (replace(reply(DEFAULT, limbs=2), drop1=1), "bad_field"),
         "reply limbs": (replace(answer, words=np.repeat(answer.words, 3, axis=3)), "bad_field"),
-        "reply residue": (replace(answer, words=high_reply, drop0=3), "residue_out_of_range"),
+        "reply residue": (replace(answer, words=high, drop0=3), "residue_out_of_range"),
         "reply time": (replace(answer, timings=PhaseMicroseconds(total=1 << 32)), "bad_field"),
         "key elements": (replace(galois, elements=(4,)), "bad_field"),
         "key order": (replace(keys(DEFAULT, (3, 9)), elements=(9, 3)), "bad_field"),
@@ -219,6 +225,10 @@ def bad_frames() -> dict[str, tuple[Frame, str]]:
         ),
         "error code": (ErrorFrame(0, "Not a code", ""), "bad_field"),
     }
+
+
+def bad_frames() -> dict[str, tuple[Frame, str]]:
+    return bad_requests() | bad_answers()
 
 
 @pytest.mark.parametrize("name", bad_frames())

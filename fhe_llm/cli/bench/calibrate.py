@@ -15,7 +15,6 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fhe_llm.cli.bench.counts import kind
 from fhe_llm.cli.bench.product import Parts, prepare
 from fhe_llm.cli.bench.record import record, usable_cores
 from fhe_llm.cli.bench.subject import open_subject
@@ -23,7 +22,7 @@ from fhe_llm.client.keys import KeyRing
 from fhe_llm.client.packing import pack, unpack
 from fhe_llm.evaluator.contract import Job
 from fhe_llm.evaluator.plan import CostModel, LinearPlan, best_plan, plan_linear
-from fhe_llm.models.config import linear_shapes
+from fhe_llm.models.config import layer_kind, linear_shapes
 from fhe_llm.params import Preset
 from fhe_llm.params import preset as find_preset
 from fhe_llm.wire import frame as wire
@@ -59,12 +58,15 @@ class Sample:
 
 
 def bench_calibrate(model: str, repeats: int, preset_name: str, threads: int) -> dict[str, Any]:
-    """The record of the fitted :class:`CostModel`, the fit's errors, and each layer's plan under either model."""
+    """The record of the fitted :class:`CostModel`, the fit's errors, and each layer's plan under either model.
+
+    It only tells: plans go on being made with the costs in the source.
+    """
     preset, subject = find_preset(preset_name), open_subject(model)
     with KeyRing.generate(preset) as ring:
         samples = [_sample(ring, shape, repeats, threads) for shape in SHAPES]
     fitted = fit(samples)
-    shapes = {kind(name): shape for name, shape in linear_shapes(subject.source.config).items()}
+    shapes = {layer_kind(name): shape for name, shape in linear_shapes(subject.source.config).items()}
     figures = {
         "model": subject.source.config.name,
         "threads": {"evaluator": threads, "client": usable_cores()},

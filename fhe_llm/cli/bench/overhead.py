@@ -10,7 +10,6 @@ import time
 from typing import Any
 
 from fhe_llm.cli.asking import Served, served
-from fhe_llm.cli.bench.counts import kind
 from fhe_llm.cli.bench.record import percentile, record, spread, usable_cores
 from fhe_llm.cli.bench.subject import PROMPT, open_subject, plain_settings
 from fhe_llm.cli.tap import Tap
@@ -19,6 +18,7 @@ from fhe_llm.client.transport.operations import Operation, Round
 from fhe_llm.client.transport.routines import KeyUpload
 from fhe_llm.errors import FrameError
 from fhe_llm.llm import EncryptedLLM
+from fhe_llm.models.config import layer_kind
 from fhe_llm.params import preset as find_preset
 from fhe_llm.wire import frame as wire
 
@@ -35,7 +35,7 @@ def bench_overhead(
         for request in requests[: len(requests) // 4]:
             _replay(transport, request)
         seconds = [
-            (kind(_layer(request)), *_replay(transport, request))
+            (layer_kind(_layer(request)), *_replay(transport, request))
             for _ in range(passes)
             for request in requests
         ]

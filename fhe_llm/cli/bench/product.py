@@ -17,7 +17,8 @@ from fhe_llm.client.packing import pack, unpack
 from fhe_llm.errors import FrameError
 from fhe_llm.evaluator.contract import EncodedLayer, EvaluationKeys, Job, Timings
 from fhe_llm.evaluator.cpu import CpuEvaluator
-from fhe_llm.evaluator.plan import LinearPlan, galois_elements, plan_linear
+from fhe_llm.evaluator.packed_plan import plan_elements
+from fhe_llm.evaluator.plan import LinearPlan, plan_linear
 from fhe_llm.params import Preset
 from fhe_llm.params import preset as find_preset
 from fhe_llm.wire import frame as wire
@@ -72,7 +73,7 @@ def compare_product(preset: Preset, rows: int, columns: int, repeats: int, threa
 def prepare(ring: KeyRing, weights: NDArray[np.float32], threads: int) -> Parts:
     """Plan, keys and encoded weights for one matrix."""
     plan = plan_linear(ring.preset, *weights.shape)
-    frame = wire.decode(ring.evaluation_keys(galois_elements(ring.preset, [plan]) or (3,)).frame)
+    frame = wire.decode(ring.evaluation_keys(plan_elements(ring.preset, [plan]) or (3,)).frame)
     if not isinstance(frame, wire.KeyFrame):
         raise FrameError("cannot use the evaluation keys: they are not a key frame. Report this as a bug.")
     evaluator = CpuEvaluator(ring.preset, threads)

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from fhe_llm.errors import FheLlmError
-from fhe_llm.params import Preset
+from fhe_llm.evaluator.cupy_device import open_device
+from fhe_llm.evaluator.device import DeviceUnavailableError
+from fhe_llm.params import PRESETS, Preset
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ def record(name: str, preset: Preset, figures: dict[str, Any]) -> dict[str, Any]
             "cpu": cpu_name(),
             "cores": usable_cores(),
             "machine": platform.machine(),
-            "gpu": None,
+            "gpu": gpu_name(),
             "load_average": round(os.getloadavg()[0], 2),
         },
         "software": {
@@ -116,6 +118,16 @@ def cpu_name() -> str:
     return next(
         (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown"
     )
+
+
+def gpu_name() -> str | None:
+    """The GPU that a proxy started here evaluates on; None where ``FHE_LLM_DEVICE`` leaves it on the CPU."""
+    if os.environ.get("FHE_LLM_DEVICE", "cpu") == "cpu":
+        return None
+    try:
+        return str(open_device(PRESETS["default"]).name)
+    except DeviceUnavailableError:
+        return None
 
 
 def usable_cores() -> int:

@@ -15,7 +15,6 @@ from fhe_llm.cli.bench.record import record, timed
 from fhe_llm.client.keys import KeyRing
 from fhe_llm.params import preset as find_preset
 
-WIDTHS: Final = (256, 512, 768, 1024, 1536, 2048)
 STREAM_BYTES: Final = 512 << 20
 """Far more than any cache holds."""
 STREAM_RUNS: Final = 7

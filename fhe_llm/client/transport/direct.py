@@ -3,10 +3,14 @@
 The protocol is the websockets library's own, used without its I/O. A reader thread costs 0.1 ms a round, and a
 caller that holds its own socket can see whether the answer is there before it starts other work. HTTP proxies are left
 to the library's own client: :class:`ThreadedConnection`.
+
+A connection belongs to the process that opened it. A forked child holds a copy of the descriptor: a byte it sent or
+read would be missing in the parent's conversation, and so would a goodbye.
 """
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import ssl
@@ -34,6 +38,7 @@ class DirectConnection:
     def __init__(self, stream: socket.socket, protocol: ClientProtocol) -> None:
         """Use :meth:`open`."""
         self._stream = stream
+        self._process = os.getpid()
         self._protocol = protocol
         self._messages: deque[str | bytes] = deque()
         self._pieces: list[bytes] = []
@@ -67,6 +72,11 @@ class DirectConnection:
             raise
         return connection
 
+    @property
+    def inherited(self) -> bool:
+        """Whether this process has it from its parent: it may only be closed then."""
+        return self._process != os.getpid()
+
     def send(self, frame: bytes, *, seconds: float) -> None:
         """One binary message."""
         self._protocol.send_binary(frame)
@@ -92,9 +102,9 @@ class DirectConnection:
         return self._messages.popleft()
 
     def close(self, *, seconds: float = 0.2) -> None:
-        """Say goodbye where that is possible at once, then let go."""
+        """Say goodbye where that is possible at once, then let go; an inherited one is let go in silence."""
         try:
-            if self._protocol.state is State.OPEN:
+            if self._protocol.state is State.OPEN and not self.inherited:
                 self._protocol.send_close(1000)
                 self._flush(time.monotonic() + seconds)
         finally:
@@ -157,6 +167,12 @@ class ThreadedConnection:
 
     def __init__(self, connection: ClientConnection) -> None:
         self._connection = connection
+        self._process = os.getpid()
+
+    @property
+    def inherited(self) -> bool:
+        """Whether this process has it from its parent, without the library's thread."""
+        return self._process != os.getpid()
 
     def send(self, frame: bytes, *, seconds: float) -> None:  # noqa: ARG002  the library has no limit to set
         """One binary message."""
@@ -171,7 +187,10 @@ class ThreadedConnection:
         return self._connection.recv(timeout=seconds)
 
     def close(self, *, seconds: float = 0.2) -> None:
-        """Say goodbye and let go."""
+        """Say goodbye and let go; an inherited one is let go in silence."""
+        if self.inherited:
+            self._connection.socket.close()
+            return
         self._connection.close_timeout = seconds
         self._connection.close()
 

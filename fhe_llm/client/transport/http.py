@@ -1,14 +1,18 @@
-"""Transports over the network: one WebSocket for rounds where the proxy accepts it, plain HTTP for the rest."""
+"""Transports over the network: one WebSocket for rounds where the proxy accepts it, plain HTTP for the rest.
+
+A forked child opens connections of its own and never uses its parent's.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import ssl
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import httpx
 
@@ -81,9 +85,24 @@ class Endpoint:
         return "ws" + self.address[len("http") :] + _EVALUATE
 
     @property
-    def timeout(self) -> httpx.Timeout:
-        """httpx's form of the two limits."""
-        return httpx.Timeout(self.read_seconds, connect=self.connect_seconds)
+    def client_arguments(self) -> dict[str, Any]:
+        """Arguments of httpx's clients."""
+        return {
+            "base_url": self.address,
+            "headers": {**self.headers, "accept-encoding": "identity"},
+            "timeout": httpx.Timeout(self.read_seconds, connect=self.connect_seconds),
+            "verify": self.tls or True,
+        }
+
+
+class _Connections:
+    """What one process has open. Whoever holds ``lock`` may use ``socket``; None where the proxy takes none."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.process = os.getpid()
+        self.client = httpx.Client(**endpoint.client_arguments)
+        self.socket = Socket(endpoint) if endpoint.websocket else None
+        self.lock = threading.Lock()
 
 
 class HttpTransport:
@@ -91,14 +110,8 @@ class HttpTransport:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.address = endpoint.address
-        self._client = httpx.Client(
-            base_url=endpoint.base_url.rstrip("/"),
-            headers={**endpoint.headers, "accept-encoding": "identity"},
-            timeout=endpoint.timeout,
-            verify=endpoint.tls or True,
-        )
-        self._socket = Socket(endpoint) if endpoint.websocket else None
-        self._socket_lock = threading.Lock()
+        self._endpoint = endpoint
+        self._connections = _Connections(endpoint)
 
     def run(self, routine: Routine[R]) -> R:
         """Run a routine to its end; raises what it raises."""
@@ -106,9 +119,20 @@ class HttpTransport:
 
     def close(self) -> None:
         """Close all connections."""
-        if self._socket is not None:
-            self._socket.close()
-        self._client.close()
+        here = self._here()
+        if here.socket is not None:
+            here.socket.close()
+        here.client.close()
+
+    def _here(self) -> _Connections:
+        """The connections of this process; each call of a child's threads uses one set, and its lock, throughout."""
+        found = self._connections
+        if found.process != os.getpid():
+            if found.socket is not None:
+                found.socket.close()
+            # the parent's client is dropped, not closed: another thread may have held its locks during the fork
+            self._connections = found = _Connections(self._endpoint)
+        return found
 
     def _perform(self, operation: Operation) -> Answer:
         match operation:
@@ -121,14 +145,16 @@ class HttpTransport:
                 return self._round(operation)
 
     def _round(self, call: Round) -> Answer:
-        if self._socket is not None and self._socket_lock.acquire(blocking=False):
+        here = self._here()
+        socket = here.socket
+        if socket is not None and here.lock.acquire(blocking=False):
             try:
-                return self._socket.exchange(call)
+                return socket.exchange(call)
             except NoWebSocket as cause:
                 _LOG.info("no WebSocket (%s): using POST", cause)
-                self._socket = self._socket if cause.passing else None
+                here.socket = socket if cause.passing else None
             finally:
-                self._socket_lock.release()
+                here.lock.release()
         answer = self._call(_as_post(call))
         if call.meanwhile is not None:
             call.meanwhile()
@@ -136,7 +162,7 @@ class HttpTransport:
 
     def _call(self, call: HttpCall) -> Answer:
         try:
-            with self._client.stream(
+            with self._here().client.stream(
                 call.method, call.path, headers=dict(call.headers), content=bytes(call.body)
             ) as response:
                 body = bytearray()
@@ -153,12 +179,8 @@ class AsyncHttpTransport:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.address = endpoint.address
-        self._client = httpx.AsyncClient(
-            base_url=endpoint.base_url.rstrip("/"),
-            headers={**endpoint.headers, "accept-encoding": "identity"},
-            timeout=endpoint.timeout,
-            verify=endpoint.tls or True,
-        )
+        self._endpoint, self._process = endpoint, os.getpid()
+        self._client = httpx.AsyncClient(**endpoint.client_arguments)
         self._socket = AsyncSocket(endpoint) if endpoint.websocket else None
         self._socket_lock = asyncio.Lock()
 
@@ -168,17 +190,26 @@ class AsyncHttpTransport:
 
     async def aclose(self) -> None:
         """Close all connections."""
+        self._leave_parent()
         if self._socket is not None:
             await self._socket.close()
         await self._client.aclose()
 
     async def abandon(self) -> None:
         """Close all connections at once: the event loop is about to end, and no handshake can finish."""
+        self._leave_parent()
         if self._socket is not None:
             self._socket.drop()
         await self._client.aclose()
 
+    def _leave_parent(self) -> None:
+        """After a fork: a client of our own; the socket sees to itself."""
+        if self._process != os.getpid():
+            self._client = httpx.AsyncClient(**self._endpoint.client_arguments)
+            self._socket_lock, self._process = asyncio.Lock(), os.getpid()
+
     async def _perform(self, operation: Operation) -> Answer:
+        self._leave_parent()
         match operation:
             case Pause(seconds):
                 await asyncio.sleep(seconds)

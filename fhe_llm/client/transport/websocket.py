@@ -1,4 +1,5 @@
 """One WebSocket for request and reply frames; everything that goes wrong drops it, so no stale reply is ever read.
+A forked child opens its own: two processes on one connection would read each other's replies.
 
 Compression is off: ciphertexts do not compress, and trying costs 35 ms a message.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from websockets.asyncio.client import ClientConnection as AsyncConnection
@@ -39,7 +41,7 @@ class NoWebSocket(Exception):  # noqa: N818  a fact about the route; the transpo
 
 
 class Socket:
-    """Opened on the first round and again after any failure. Not thread-safe."""
+    """Opened on the first round and again after any failure or fork. Not thread-safe."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
@@ -47,6 +49,8 @@ class Socket:
 
     def exchange(self, call: Round) -> Answer:
         """Send a frame and wait for one; raises :class:`Unreachable` or :class:`NoWebSocket`."""
+        if self._connection is not None and self._connection.inherited:
+            self.close()
         try:
             connection = self._connection or self._open()
             connection.send(call.frame, seconds=self._endpoint.read_seconds)
@@ -93,9 +97,11 @@ class AsyncSocket:
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._connection: AsyncConnection | None = None
+        self._process = os.getpid()
 
     async def exchange(self, call: Round) -> Answer:
         """Send a frame and wait for one; raises :class:`Unreachable` or :class:`NoWebSocket`."""
+        self._leave_parent()
         try:
             connection = self._connection or await self._open()
             await connection.send(call.frame)
@@ -112,6 +118,7 @@ class AsyncSocket:
 
     async def close(self) -> None:
         """Close properly, without waiting long."""
+        self._leave_parent()
         connection, self._connection = self._connection, None
         if connection is not None:
             with contextlib.suppress(*_FAILURES):
@@ -119,9 +126,22 @@ class AsyncSocket:
 
     def drop(self) -> None:
         """Close at once, without a word to the proxy."""
+        self._leave_parent()
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.transport.abort()
+
+    def _leave_parent(self) -> None:
+        """After a fork: let go of the parent's connection behind its event loop's back. The loop is a copy whose
+        selector is the parent's: closing properly would end the connection there."""
+        connection, inherited = self._connection, self._process != os.getpid()
+        if connection is not None and inherited:
+            self._connection = None
+            descriptor = connection.transport.get_extra_info("socket").fileno()
+            nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            os.dup2(nothing, descriptor, inheritable=False)  # closes the copy; the number stays the loop's
+            os.close(nothing)
+        self._process = os.getpid()
 
     async def _open(self) -> AsyncConnection:
         e = self._endpoint

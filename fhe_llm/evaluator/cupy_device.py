@@ -1,0 +1,244 @@
+"""A CUDA device through CuPy: memory from a pool with a cap, streams, graphs, and kernels that NVRTC compiles.
+
+CuPy is imported when a device is opened. Everything that can be wrong with an installation or a machine ends in one
+:class:`DeviceUnavailableError` that says what.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fhe_llm.evaluator.cuda_kernels import KERNELS, OPTIONS, macros, source
+from fhe_llm.evaluator.device import Address, Argument, DeviceMemoryError, DeviceUnavailableError, Grid
+from fhe_llm.params import Preset
+
+logger = logging.getLogger(__name__)
+
+LEAST_MEMORY: Final = 256 << 20
+"""Below this even a small model leaves no room for keys."""
+SHARE: Final = 0.9
+"""Of the memory that is free at the start, unless another limit is given."""
+OUT_OF_MEMORY: Final = 2
+"""cudaErrorMemoryAllocation."""
+OLDEST: Final = 70
+"""Compute capability times ten: the oldest with the independent scheduling of threads that NVRTC still knows."""
+
+
+class CupyBuffer:
+    """Memory of the pool."""
+
+    def __init__(self, pointer: Any, nbytes: int, on_free: Callable[[int], None]) -> None:
+        self._pointer = pointer  # returns to the pool with us
+        self.address = int(pointer.ptr)
+        self.nbytes = nbytes
+        weakref.finalize(self, on_free, nbytes)
+
+
+class CupyLane:
+    """A stream that does not wait for the default one."""
+
+    def __init__(self, device: CupyDevice) -> None:
+        self._device = device
+        self._runtime = device.cupy.cuda.runtime
+        with device.cuda_device:
+            self._stream = device.cupy.cuda.Stream(non_blocking=True)
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """The device and this stream, on the calling thread."""
+        with self._device.cuda_device, self._stream, self._device.errors():
+            yield
+
+    def copy_in(self, target: Address, source: NDArray[Any]) -> None:
+        """See :class:`fhe_llm.evaluator.device.Lane`."""
+        kind = self._runtime.memcpyHostToDevice
+        self._runtime.memcpyAsync(target.value, source.ctypes.data, source.nbytes, kind, self._stream.ptr)
+
+    def copy_out(self, target: NDArray[Any], source: Address) -> None:
+        """See :class:`fhe_llm.evaluator.device.Lane`."""
+        kind = self._runtime.memcpyDeviceToHost
+        self._runtime.memcpyAsync(target.ctypes.data, source.value, target.nbytes, kind, self._stream.ptr)
+
+    def launch(self, kernel: str, grid: Grid, block: Grid, shared_bytes: int, *arguments: Argument) -> None:
+        """See :class:`fhe_llm.evaluator.device.Lane`."""
+        values = tuple(np.uint64(a.value) if isinstance(a, Address) else np.int32(a) for a in arguments)
+        self._device.kernel(kernel)(grid, block, values, shared_mem=shared_bytes)
+
+    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+        """A CUDA graph; ``work`` itself where the driver does not record it."""
+        runtime_error = self._runtime.CUDARuntimeError
+        self._stream.begin_capture()
+        try:
+            work()
+        except BaseException:
+            self._abandon()
+            raise
+        try:
+            graph = self._stream.end_capture()
+        except runtime_error as error:
+            logger.warning("launches are not captured: %s. They cost more time each.", error)
+            return work
+
+        def replay() -> None:
+            graph.launch(self._stream)
+
+        return replay
+
+    def wait(self) -> None:
+        """See :class:`fhe_llm.evaluator.device.Lane`."""
+        self._stream.synchronize()
+
+    def _abandon(self) -> None:
+        try:
+            self._stream.end_capture()
+        except self._runtime.CUDARuntimeError:  # the stream has left the capture, which is what was wanted
+            logger.debug("a capture was abandoned")
+
+
+class CupyDevice:
+    """One GPU, compiled for one preset; see :func:`open_device`."""
+
+    def __init__(self, cupy: Any, number: int, preset: Preset, memory: int | None) -> None:
+        self.cupy = cupy
+        self._number = number
+        properties = cupy.cuda.runtime.getDeviceProperties(number)
+        self.name = properties["name"].decode()
+        self.multiprocessors = int(properties["multiProcessorCount"])
+        self._used = 0
+        with self.cuda_device:
+            free = int(cupy.cuda.runtime.memGetInfo()[0])
+            self.memory = int(SHARE * free) if memory is None else min(memory, free)
+            self._pool = cupy.cuda.MemoryPool()
+            self._pool.set_limit(size=self.memory)
+            self._pinned = cupy.cuda.PinnedMemoryPool()
+            self._kernels = {
+                name: kernel for file in KERNELS for name, kernel in self._compiled(file, preset)
+            }
+
+    @property
+    def cuda_device(self) -> Any:
+        """A context in which the calling thread uses this device: a new one, as each remembers where it came from."""
+        return self.cupy.cuda.Device(self._number)
+
+    def kernel(self, name: str) -> Any:
+        """A compiled kernel."""
+        return self._kernels[name]
+
+    def allocate(self, nbytes: int) -> CupyBuffer:
+        """See :class:`fhe_llm.evaluator.device.Device`."""
+        # the pool keeps what is free apart for each stream; everything is used to its end before it is given back
+        with self.cuda_device, self.cupy.cuda.Stream.null, self.errors():
+            pointer = self._pool.malloc(max(nbytes, 1))
+        self._used += nbytes
+        return CupyBuffer(pointer, nbytes, self._freed)
+
+    def pinned(self, nbytes: int) -> NDArray[np.uint8]:
+        """See :class:`fhe_llm.evaluator.device.Device`."""
+        with self.cuda_device, self.errors():
+            memory = self._pinned.malloc(nbytes)
+        return np.frombuffer(memory, dtype=np.uint8, count=nbytes)
+
+    def lane(self) -> CupyLane:
+        """See :class:`fhe_llm.evaluator.device.Device`."""
+        return CupyLane(self)
+
+    def used(self) -> int:
+        """Bytes handed out and not freed."""
+        return self._used
+
+    def reserved(self) -> int:
+        """Bytes the pool holds, handed out or not: what the cap bounds."""
+        return int(self._pool.total_bytes())
+
+    def trim(self) -> None:
+        """See :class:`fhe_llm.evaluator.device.Device`."""
+        with self.cuda_device:
+            self._pool.free_all_blocks()
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Turns CuPy's out-of-memory errors into ours."""
+        try:
+            yield
+        except self.cupy.cuda.memory.OutOfMemoryError as error:
+            raise DeviceMemoryError(
+                f"cannot allocate on {self.name}: {error}. Allow more memory, or serve fewer clients."
+            ) from error
+        except self.cupy.cuda.runtime.CUDARuntimeError as error:
+            if error.status != OUT_OF_MEMORY:
+                raise
+            raise DeviceMemoryError(
+                f"cannot allocate on {self.name}: its memory is full. Stop other programs, or allow less."
+            ) from error
+
+    def _freed(self, nbytes: int) -> None:
+        self._used -= nbytes
+
+    def _compiled(self, file: str, preset: Preset) -> Iterator[tuple[str, Any]]:
+        options = (*OPTIONS, *(f"-D{name}={value}" for name, value in macros(preset).items()))
+        module = self.cupy.RawModule(code=source(file), options=options, backend="nvrtc")
+        module.compile()
+        for name in KERNELS[file]:
+            yield name, module.get_function(name)
+
+
+def open_device(preset: Preset, memory: int | None = None, number: int = 0) -> CupyDevice:
+    """GPU ``number`` with its kernels compiled; ``memory`` caps what we allocate, in bytes.
+
+    Raises :class:`DeviceUnavailableError`.
+    """
+    cupy = _import_cupy()
+    try:
+        count = int(cupy.cuda.runtime.getDeviceCount())
+        if number >= count:
+            raise _unavailable("this machine has no CUDA device")
+        properties = cupy.cuda.runtime.getDeviceProperties(number)
+        capability = 10 * properties["major"] + properties["minor"]
+        if capability < OLDEST:
+            raise _unavailable(f"its compute capability is {capability / 10}, and {OLDEST / 10} is needed")
+        device = CupyDevice(cupy, number, preset, memory)
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        raise _unavailable(_cause(str(error))) from error
+    except cupy.cuda.compiler.CompileException as error:
+        raise _unavailable(f"its kernels do not compile ({str(error).splitlines()[0]})") from error
+    except (RuntimeError, OSError, ImportError) as error:  # NVRTC's library is found when it is first needed
+        raise _unavailable(str(error).splitlines()[0] or type(error).__name__) from error
+    if device.memory < LEAST_MEMORY:
+        raise _unavailable(
+            f"{device.name} has {device.memory >> 20} MiB for us, and {LEAST_MEMORY >> 20} MiB are needed"
+        )
+    return device
+
+
+def _import_cupy() -> Any:
+    try:
+        return importlib.import_module("cupy")
+    except ModuleNotFoundError as error:
+        if error.name != "cupy":
+            raise _unavailable(f"CuPy does not import ({error})") from error
+        raise _unavailable(
+            "CuPy is not installed; pip install 'fhe-llm[cuda13]' or 'fhe-llm[cuda12]'"
+        ) from None
+    except Exception as error:  # whatever its libraries make of a broken installation
+        raise _unavailable(f"CuPy does not import ({str(error).strip().splitlines()[0]})") from error
+
+
+def _cause(message: str) -> str:
+    """CUDA's own words, with what they mean on this machine."""
+    if "Insufficient" in message or "insufficient" in message:
+        return f"the NVIDIA driver is missing or older than CuPy's CUDA ({message})"
+    if "NoDevice" in message or "no CUDA-capable" in message:
+        return f"this machine has no CUDA device ({message})"
+    return message
+
+
+def _unavailable(cause: str) -> DeviceUnavailableError:
+    return DeviceUnavailableError(f"cannot use CUDA: {cause}. Use --device cpu, or mend it.")
