@@ -7,6 +7,7 @@ The last prime is the special one; it never carries data and only serves key swi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import log2
 from typing import Final
 
 from fhe_llm.errors import ParameterError
@@ -74,6 +75,11 @@ class Preset:
         """The row of the security table this preset meets: ``quantum`` or ``classical``."""
         quantum = MAX_LOG_QP_QUANTUM.get(self.ring_degree, 0)
         return "quantum" if self.log_qp <= quantum else "classical"
+
+    def log_reply_scale(self, log_weight_scale: float) -> float:
+        """log2 of the scale of a reply's plaintext: input's and weights' scale, less the primes rescaling dropped."""
+        dropped = self.data_primes[self.reply_limbs :]
+        return self.log_input_scale + log_weight_scale - sum(log2(p) for p in dropped)
 
 
 def check(literal: ParameterLiteral) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import log2, prod
+
 import pytest
 
 from fhe_llm.errors import ParameterError
@@ -72,3 +74,14 @@ def test_malformed_literals_are_refused(literal: ParameterLiteral) -> None:
 def test_unknown_preset_names_the_known_ones() -> None:
     with pytest.raises(ParameterError, match="default, wide"):
         preset("fast")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_reply_has_the_scale_of_the_product_less_the_primes_it_lost(name: str) -> None:
+    chosen = preset(name)
+    dropped = prod(chosen.data_primes) // prod(chosen.data_primes[: chosen.reply_limbs])
+    found = chosen.log_reply_scale(24)
+    assert found == pytest.approx(log2(2 ** (chosen.log_input_scale + 24) / dropped), abs=1e-9)
+    assert found == pytest.approx(
+        chosen.log_input_scale + 24 - 30 * (len(chosen.data_primes) - chosen.reply_limbs), abs=0.01
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import json
 import os
@@ -85,6 +86,7 @@ class ProxyProcess:
     def start(self) -> None:
         """Start and wait until it serves; raises :class:`ProxyStartError` with its last words."""
         require_server()
+        atexit.register(self.stop)  # a notebook's kernel is restarted without a word to its children
         self._folder = tempfile.TemporaryDirectory(prefix="fhe-llm-proxy-", ignore_cleanup_errors=True)
         deadline = time.monotonic() + self._ready_seconds
         try:
@@ -112,6 +114,7 @@ class ProxyProcess:
 
     def stop(self) -> None:
         """End the process in order and forget its log."""
+        atexit.unregister(self.stop)
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
             try:

@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from fhe_llm.client.transport import Transport
-from fhe_llm.client.transport.operations import HttpCall, Operation, Round, Routine, Unreachable
+from fhe_llm.client.transport.operations import Answer, HttpCall, Operation, Round, Routine, Unreachable
 
 R = TypeVar("R")
 
@@ -41,11 +41,17 @@ class Seen:
 
 
 class Tap:
-    """Wraps a blocking transport; ``note`` is called with every operation."""
+    """Wraps a blocking transport; ``note`` is called with every operation, ``answered`` with every answer to one."""
 
-    def __init__(self, inner: Transport, note: Callable[[Operation], None]) -> None:
+    def __init__(
+        self,
+        inner: Transport,
+        note: Callable[[Operation], None],
+        answered: Callable[[Operation, Answer], None] | None = None,
+    ) -> None:
         self._inner = inner
         self._note = note
+        self._answered = answered
 
     def run(self, routine: Routine[R]) -> R:
         """Run a routine on the wrapped transport."""
@@ -65,6 +71,8 @@ class Tap:
                 except Unreachable as error:
                     operation = routine.throw(error)
                 else:
+                    if self._answered is not None:
+                        self._answered(operation, answer)
                     operation = routine.send(answer)
         except StopIteration as stop:
             result: R = stop.value

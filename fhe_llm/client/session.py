@@ -266,9 +266,7 @@ class Session:
 
     def _opened(self, reply: wire.EvaluateReply, use: _Use, scale: packing.Scales) -> Floats:
         """Decrypt, decode, unpack."""
-        preset = self._cipher.preset
-        dropped = sum(log2(p) for p in preset.data_primes[preset.reply_limbs :])
-        log_scale = preset.log_input_scale + use.layer.log_scales[use.plan] - dropped
+        log_scale = self._cipher.preset.log_reply_scale(use.layer.log_scales[use.plan])
         flat = reply.words.reshape(-1, *reply.words.shape[2:])
         return use.unpack(self._cipher.decrypt(flat, log_scale), scale)
 

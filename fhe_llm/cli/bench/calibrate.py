@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fhe_llm.cli.bench.product import Parts, prepare, reply_log_scale
+from fhe_llm.cli.bench.product import Parts, prepare
 from fhe_llm.cli.bench.record import record, usable_cores
 from fhe_llm.cli.bench.subject import open_subject
 from fhe_llm.client.keys import KeyRing
@@ -153,7 +153,7 @@ def _round(parts: Parts, x: NDArray[np.float32]) -> tuple[float, float, float]:
     evaluated = clock()
     answer = wire.decode(wire.encode(wire.EvaluateReply(preset, 1, np.stack([reply]))))
     assert isinstance(answer, wire.EvaluateReply)  # noqa: S101  just encoded
-    log_scale = reply_log_scale(preset, parts.layer.log_weight_scale)
+    log_scale = preset.log_reply_scale(parts.layer.log_weight_scale)
     unpack(parts.plan, cipher.decrypt(answer.words[0], log_scale)[None], scale)
     return evaluated - sent, sent - begun, clock() - evaluated
 

@@ -104,7 +104,7 @@ def measure_ours(
     ``before`` runs untimed ahead of every product: to empty the caches, say.
     """
     scale, product = pack(parts.plan, x)[1], product_of(parts, x)
-    log_scale = reply_log_scale(parts.cipher.preset, parts.layer.log_weight_scale)
+    log_scale = parts.cipher.preset.log_reply_scale(parts.layer.log_weight_scale)
 
     def decrypt() -> NDArray[np.float32]:
         return unpack(parts.plan, parts.cipher.decrypt(reply, log_scale)[None], scale)
@@ -157,12 +157,6 @@ def _measure_tenseal(
         "log2_error": math.log2(error),
     }
     return figures, product
-
-
-def reply_log_scale(preset: Preset, log_weight_scale: float) -> float:
-    """log2 of the scale of a reply's plaintext: both scales, less the primes that rescaling dropped."""
-    dropped = preset.data_primes[preset.reply_limbs :]
-    return preset.log_input_scale + log_weight_scale - sum(math.log2(p) for p in dropped)
 
 
 def _relative_error(found: NDArray[Any], expected: NDArray[Any]) -> float:
