@@ -10,7 +10,7 @@ LOCAL_BENCHES := plaintext product width
 # The extra that fits the driver: make test-gpu CUDA=cuda12
 CUDA ?= cuda13
 
-.PHONY: venv clean demo test test-slow test-langchain test-gpu lint bench bench-gpu performance performance-page
+.PHONY: venv clean demo test test-slow test-notebooks test-langchain test-gpu lint bench bench-gpu performance performance-page
 
 venv: $(VENV)/.installed
 
@@ -31,7 +31,11 @@ test: venv
 	$(BIN)/python -m pytest -q -m "not slow and not gpu"
 
 test-slow: venv
-	$(BIN)/python -m pytest -q -m "slow and not gpu"
+	$(BIN)/python -m pytest -q -m "slow and not gpu" --ignore=tests/test_notebooks.py
+
+# Every notebook, top to bottom, in a fresh kernel.
+test-notebooks: venv
+	$(BIN)/python -m pytest -q tests/test_notebooks.py
 
 # The lowest langchain-core we declare and the newest there is, each in a fresh environment.
 test-langchain:

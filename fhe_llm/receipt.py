@@ -161,7 +161,9 @@ def _security(receipt: PrivacyReceipt) -> str:
 
 
 def _precision(log2: float | None) -> str:
-    return "not measured" if log2 is None else f"2^{log2:.1f} of a layer's largest output, worst of the samples"
+    return (
+        "not measured" if log2 is None else f"2^{log2:.1f} of a layer's largest output, worst of the samples"
+    )
 
 
 def _count(number: int, thing: str, things: str | None = None) -> str:

@@ -91,8 +91,8 @@ def without_tool_roles(
     """The same chat for a template that knows plain text only: tools go into the system message, calls and results
     into the text.
 
-    ``examples`` adds two turns before the chat that show when to call and when not to: without them a model that was
-    not trained on tools does not call any.
+    ``examples`` adds turns before the chat that show when to call and when not to: without them a model that was not
+    trained on tools does not call any, or never stops calling.
     """
     folded: list[Mapping[str, Any]] = []
     for message in messages:
@@ -108,7 +108,10 @@ def without_tool_roles(
         return folded
     listed = "\n".join(json.dumps(tool.to_dict()["function"], ensure_ascii=False) for tool in tools)
     system, *others = with_system_text(folded, f"You can call these tools:\n{listed}")
-    return [system, *(_EXAMPLES if examples else ()), *others]
+    if not examples:
+        return [system, *others]
+    answered = any(message["role"] == "tool" for message in messages)
+    return [system, *_EXAMPLES, *(_ANSWERED if answered else ()), *others]
 
 
 def with_system_text(messages: Sequence[Mapping[str, Any]], text: str) -> list[Mapping[str, Any]]:
@@ -131,6 +134,11 @@ _EXAMPLES: Final = (
     {"role": "assistant", "content": _written({"name": "get_time", "arguments": {"location": "Tokyo"}})},
 )
 """Of seven such pairs the one with which SmolLM2-135M called most of the tools it should and none it should not."""
+_ANSWERED: Final = (
+    {"role": "user", "content": "12:30"},
+    {"role": "assistant", "content": "It is 12:30 in Tokyo."},
+)
+"""What comes after a result; shown only where there is one, since after it SmolLM2-135M calls nothing any more."""
 
 
 class ToolCallReader:

@@ -32,7 +32,8 @@ class TestSmolLM2(ChatModelIntegrationTests):
         name, kind = request.node.name, type(self)
         long = any(word in name for word in ("structured", "json", "tool", "agent"))
         kind.client, kind.max_tokens = smollm2_client, 100 if long else 6
-        kind.penalty = 1.2 if "structured_output" in name or "json" in name else 1.0
+        penalties = {"structured_output": 1.2, "json_mode": 1.2, "unicode": 1.1}
+        kind.penalty = next((penalty for word, penalty in penalties.items() if word in name), 1.0)
 
     @property
     def chat_model_class(self) -> type[ChatEncrypted]:

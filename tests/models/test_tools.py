@@ -77,6 +77,9 @@ def test_examples_stand_before_the_chat_and_only_beside_tools() -> None:
     assert shown[0]["role"] == "system"
     assert shown[-1] == chat[0]
     assert "<tool_call>" in shown[-2]["content"]
+    longer = without_tool_roles([*chat, {"role": "tool", "content": "rain"}], [WEATHER], examples=True)
+    assert longer[: len(shown) - 1] == shown[:-1]  # what was computed for the first turn serves the second
+    assert "<tool_call>" not in longer[-3]["content"]
 
 
 @pytest.mark.parametrize("given", [
