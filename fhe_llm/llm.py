@@ -133,17 +133,19 @@ class EncryptedLLM:
 
         Raises :class:`TransportError`, :class:`ProxyError`, :class:`ModelError`.
         """
-        if self._connected is None:
-            transport = self._sync_transport()
-            self._connected = with_draft_model(transport.run(connect(self._settings)), self._settings)
-        return ModelInfo(self._connected)
+        connected = self._connected
+        if connected is None:
+            found = self._sync_transport().run(connect(self._settings))
+            connected = self._connected = with_draft_model(found, self._settings)
+        return ModelInfo(connected)
 
     async def aconnect(self) -> ModelInfo:
         """:meth:`connect` on an event loop."""
-        if self._connected is None:
-            connected = await (await self._async_transport()).run(connect(self._settings))
-            self._connected = await _in_thread(with_draft_model, connected, self._settings)
-        return ModelInfo(self._connected)
+        connected = self._connected
+        if connected is None:
+            found = await (await self._async_transport()).run(connect(self._settings))
+            connected = self._connected = await _in_thread(with_draft_model, found, self._settings)
+        return ModelInfo(connected)
 
     def generate(self, prompt: str, **options: Unpack[AskOptions]) -> Answer:
         """Continue a text. ``options`` are those of :class:`AskOptions`. Raises :class:`FheLlmError` subclasses; for a
@@ -226,11 +228,12 @@ class EncryptedLLM:
                 step = await _in_thread(_advance, conversation, result)
 
     def _conversation(self, ask: Ask) -> Conversation:
-        if self._connected is None:
-            connected: Connected = yield connect(self._settings)
-            self._connected = with_draft_model(connected, self._settings)
+        connected = self._connected  # another thread may drop it meanwhile
+        if connected is None:
+            found: Connected = yield connect(self._settings)
+            connected = self._connected = with_draft_model(found, self._settings)
         try:
-            yield from converse(self._connected, self._current_key().cipher, ask, self._settings)
+            yield from converse(connected, self._current_key().cipher, ask, self._settings)
         except ProxyError:
             self._connected = None  # the proxy may serve something else by now: look again next time
             raise

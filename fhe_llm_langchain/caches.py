@@ -76,4 +76,5 @@ def _revived(entry: dict[str, Any]) -> Generation:
     if "message" not in entry:
         return Generation(text=entry["text"], generation_info=entry["info"])
     (message,) = messages_from_dict([entry["message"]])
+    message.id = None  # a name of the run that asked first: histories would take the answer for that one
     return ChatGeneration(message=message, generation_info=entry["info"])

@@ -52,7 +52,9 @@ class ChatEncrypted(EncryptedModel, BaseChatModel):
         ``strict`` refuses schemas that use keywords no grammar can promise; one call an answer unless
         ``parallel_tool_calls``.
         """
-        wanted = {True: "required", False: "none"}.get(tool_choice, tool_choice)  # type: ignore[arg-type]
+        wanted = (
+            {True: "required", False: "none"}[tool_choice] if isinstance(tool_choice, bool) else tool_choice
+        )
         options = {"tool_choice": wanted, "strict": strict, "parallel_tool_calls": parallel_tool_calls}
         given = {name: value for name, value in options.items() if value is not None}
         with langchain_errors():
@@ -178,7 +180,7 @@ class ChatEncrypted(EncryptedModel, BaseChatModel):
             tool_calling=True,
             tool_choice=True,
             tool_call_streaming=True,
-            structured_output=True,
+            structured_output=False,  # not beside tools: an agent's structured answer is a tool of its own
             temperature=True,
             max_output_tokens=self.max_tokens,
         )

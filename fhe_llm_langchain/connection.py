@@ -151,7 +151,10 @@ class EncryptedModel(BaseModel):
     def _call(
         self, stop: list[str] | None, kwargs: dict[str, Any]
     ) -> tuple[fhe_llm.EncryptedLLM, AskOptions]:
-        """The client and the options of one call."""
+        """The client and the options of one call. Settings of the connection are those the model was made with."""
+        changed = self._clients.changed(self._client_settings())
+        if changed:
+            raise RequestError(f"cannot change {changed} of a model that was made. Make another one.")
         return self._clients.of(kwargs.get("model") or self.model), self._ask_options(stop, kwargs)
 
     def _ask_options(self, stop: list[str] | None, kwargs: dict[str, Any]) -> AskOptions:
@@ -178,6 +181,14 @@ class Clients:
         self._lock = threading.Lock()
         self._made: dict[str, fhe_llm.EncryptedLLM] = {}
         self._finalizer = weakref.finalize(self, _close_all, self._made)
+
+    def changed(self, settings: dict[str, Any]) -> str | None:
+        """The name of a setting that is not what it was; None where all are."""
+        return next((name for name, value in settings.items() if value != self._settings[name]), None)
+
+    def __deepcopy__(self, memo: Any) -> Clients:
+        """A copy of a model shares its key and its connection."""
+        return self
 
     def of(self, model: str) -> fhe_llm.EncryptedLLM:
         """The client of a model. Raises what :class:`fhe_llm.EncryptedLLM` raises."""

@@ -14,6 +14,7 @@ from langchain_core.outputs import Generation
 from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from langchain_core.utils.pydantic import is_basemodel_subclass
+from pydantic import ValidationError
 
 from fhe_llm.errors import RequestError
 
@@ -83,15 +84,15 @@ class _Discreet(BaseOutputParser[Any]):
     """Parsing errors without the text that did not parse."""
 
     def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
+        parsed, rules = None, False
         try:
             parsed = super().parse_result(result, partial=partial)
         except (OutputParserException, ValueError) as error:
-            rules = isinstance(error.__cause__ or error, ValueError) and not isinstance(
-                error, OutputParserException
-            )
-            raise _failure(result, rules) from None
+            rules = isinstance(error, ValidationError) or isinstance(error.__cause__, ValidationError)
         if parsed is None and not partial:
-            raise _failure(result, False)
+            raise _failure(
+                result, rules
+            )  # outside the handler: the error chained to it would hold the answer
         return parsed
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import Any
 
+from langchain_core.tracers.context import tracing_v2_callback_var
 from langchain_core.tracers.langchain import LangChainTracer
 from langsmith.utils import tracing_is_enabled
 
@@ -22,8 +23,9 @@ def refuse_tracing(allowed: bool, callbacks: Any = None) -> None:
 
     ``callbacks`` are the handlers of a call, or their manager.
     """
+    told = tracing_is_enabled() or tracing_v2_callback_var.get() is not None
     if not allowed and (
-        tracing_is_enabled() or any(isinstance(h, LangChainTracer) for h in _handlers(callbacks))
+        told or any(isinstance(handler, LangChainTracer) for handler in _handlers(callbacks))
     ):
         raise TracingError(
             "cannot run under LangSmith tracing: it sends prompts and answers in clear. Unset LANGSMITH_TRACING and "
@@ -31,7 +33,10 @@ def refuse_tracing(allowed: bool, callbacks: Any = None) -> None:
         )
 
 
-def _handlers(callbacks: Any) -> Iterable[Any]:
-    if callbacks is None:
-        return ()
-    return callbacks if isinstance(callbacks, list | tuple) else getattr(callbacks, "handlers", ())
+def _handlers(callbacks: Any) -> Iterator[Any]:
+    """The handlers in a list, a manager, or a list of them, as batches have it."""
+    for handler in callbacks if isinstance(callbacks, list | tuple) else getattr(callbacks, "handlers", ()):
+        if isinstance(handler, list | tuple) or hasattr(handler, "handlers"):
+            yield from _handlers(handler)
+        else:
+            yield handler

@@ -72,7 +72,9 @@ def _calls(source: str) -> Iterator[tuple[str, set[str], set[str]]]:
 def parameters(called: Any) -> set[str]:
     """Names of the arguments it takes, those of an unpacked ``TypedDict`` and of a pydantic model among them."""
     found = inspect.signature(called).parameters
-    unpacked = [name for name, p in found.items() if p.kind is p.VAR_KEYWORD and "Unpack" in str(p.annotation)]
+    unpacked = [
+        name for name, p in found.items() if p.kind is p.VAR_KEYWORD and "Unpack" in str(p.annotation)
+    ]
     more = {key for name in unpacked for key in get_type_hints(get_args(get_type_hints(called)[name])[0])}
     more |= set(getattr(called, "model_fields", ()))
     return {name for name, p in found.items() if p.kind is not p.VAR_KEYWORD} | more

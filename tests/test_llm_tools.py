@@ -100,7 +100,7 @@ def test_a_call_that_runs_out_of_tokens_is_said_to(llm: EncryptedLLM) -> None:
     assert answer.completion_tokens == 20
     assert not answer.tool_calls
     assert not answer.text
-    assert answer.unfinished_tool_call.startswith("\n{")
+    assert answer.unfinished_tool_call.startswith("<tool_call>\n{")
 
 
 def test_a_schema_shapes_the_answer(llm: EncryptedLLM) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypedDict, cast
 
-from fhe_llm.client.grammar import ResponseFormat, ToolChoice, ToolUse, grammar_of, schema_of
+from fhe_llm.client.grammar import DATA, ResponseFormat, ToolChoice, ToolUse, grammar_of, schema_of
 from fhe_llm.client.sampling import SamplingParams, require_int
 from fhe_llm.errors import RequestError
 from fhe_llm.models.chat_template import Message
@@ -113,5 +113,5 @@ def without_titles(schema: Any) -> Any:
     """A JSON Schema without the titles that pydantic adds, which repeat the names."""
     if isinstance(schema, Mapping):
         kept = {key: value for key, value in schema.items() if key != "title" or not isinstance(value, str)}
-        return {key: without_titles(value) for key, value in kept.items()}
+        return {key: value if key in DATA else without_titles(value) for key, value in kept.items()}
     return [without_titles(item) for item in schema] if isinstance(schema, list | tuple) else schema

@@ -21,6 +21,7 @@ from fhe_llm.client.grammar import GrammarTokens
 from fhe_llm.client.keys import KeyRing
 from fhe_llm.client.listing import ModelListing, ProxyLimits
 from fhe_llm.client.prefix_cache import PrefixCache, PrefixScope
+from fhe_llm.client.sampling import SamplingParams
 from fhe_llm.client.session import Session, SessionOptions, SessionStats
 from fhe_llm.client.speculation import Drafter, PassCosts, PromptLookup, SpeculationSettings, Speculator
 from fhe_llm.client.transport import Patience, list_models
@@ -141,7 +142,7 @@ def make_task(connected: Connected, ask: Ask, settings: Settings, prefix: Prefix
         half=connected.half,
         decoder=IncrementalDecoder(connected.tokenizer),
         prompt_ids=prompt_ids,
-        params=ask.params,
+        params=_without_stops(ask),
         constraint=constraint,
         opening=constraint.forced()[: max(0, room)] if constraint else (),
         end_ids=connected.tokenizer.eos_ids,
@@ -152,6 +153,12 @@ def make_task(connected: Connected, ask: Ask, settings: Settings, prefix: Prefix
         speculator=make_speculator(connected, settings),
         progress=settings.progress,
     )
+
+
+def _without_stops(ask: Ask) -> SamplingParams:
+    """Where the answer is a call, a stop string could only break it."""
+    forced = ask.tools is not None and ask.tools.choice != "auto"
+    return replace(ask.params, stop=()) if forced else ask.params
 
 
 def make_speculator(connected: Connected, settings: Settings) -> Speculator | None:

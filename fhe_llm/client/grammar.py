@@ -27,8 +27,12 @@ ResponseFormat: TypeAlias = Literal["text", "json_object"] | Mapping[str, Any]
 
 _SPACING: Final = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """JSON is written in one way only: every free space would be a token more."""
-_UNTOUCHED: Final = ("allOf", "const", "default", "enum", "examples")
-"""Values that are data, and parts that only together say which properties there are."""
+DATA: Final = ("const", "default", "enum", "examples")
+"""Keywords of JSON Schema whose values are data."""
+_COMPOSED: Final = frozenset(
+    ("allOf", "anyOf", "oneOf", "not", "if", "$ref", "dependentSchemas", "minProperties", "patternProperties")
+)
+"""Beside these, other properties than the listed ones may be meant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +161,10 @@ def _json_rule(name: str, schema: Mapping[str, Any], strict: bool) -> str:
     """``strict`` refuses what the grammar cannot hold an answer to; otherwise such keywords are left out."""
     options = {**_SPACING, "lenient": not strict}
     try:
-        return f"{name}: %json " + json.dumps({**_closed(schema), "x-guidance": options})
+        whole = "allOf" in json.dumps(schema)  # its parts only together say which properties there are
+        return f"{name}: %json " + json.dumps(
+            {**(schema if whole else _closed(schema)), "x-guidance": options}
+        )
     except (TypeError, ValueError, RecursionError) as error:
         raise RequestError(f"cannot use a JSON Schema: {error}. Pass plain JSON data.") from None
 
@@ -165,11 +172,20 @@ def _json_rule(name: str, schema: Mapping[str, Any], strict: bool) -> str:
 def _closed(schema: Any) -> Any:
     """The schema with objects that list their properties closed: what nobody asked for would only cost tokens."""
     if isinstance(schema, Mapping):
-        closed = {key: value if key in _UNTOUCHED else _closed(value) for key, value in schema.items()}
-        if isinstance(schema.get("properties"), Mapping) and schema.get("type") == "object":
+        closed = {key: value if key in DATA else _closed(value) for key, value in schema.items()}
+        if (
+            isinstance(schema.get("properties"), Mapping)
+            and not _COMPOSED & schema.keys()
+            and _lists_all(schema)
+        ):
             closed.setdefault("additionalProperties", False)
         return closed
     return [_closed(item) for item in schema] if isinstance(schema, list | tuple) else schema
+
+
+def _lists_all(schema: Mapping[str, Any]) -> bool:
+    """Whether an object needs no other properties than those it lists."""
+    return schema.get("type") == "object" and set(schema.get("required", ())) <= set(schema["properties"])
 
 
 class GrammarTokens:
@@ -234,9 +250,7 @@ class GrammarMatcher:
     def accept(self, token: int) -> None:
         """Go on behind ``token``, which was allowed."""
         if not self._matcher.consume_token(token):
-            raise RequestError(
-                f"cannot follow the grammar: {self._matcher.get_error().strip()[:200]}. Simplify the schema."
-            )
+            raise RequestError("cannot follow the grammar: its parser gave up. Simplify the schema.")
 
     @property
     def complete(self) -> bool:

@@ -17,6 +17,8 @@ from fhe_llm.errors import RequestError
 
 CALL_BEGIN: Final = "<tool_call>"
 CALL_END: Final = "</tool_call>"
+_LAST_LINE: Final = "\n" + CALL_END
+"""JSON on one line has no line break in it, so that a string which holds the mark does not end a call."""
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _NO_PARAMETERS: Final = {"type": "object", "properties": {}}
 
@@ -153,7 +155,7 @@ class ToolCallReader:
         self._held += text
         shown, calls = "", list[ToolCall]()
         while True:
-            before, mark, after = self._held.partition(CALL_END if self._inside else CALL_BEGIN)
+            before, mark, after = self._held.partition(_LAST_LINE if self._inside else CALL_BEGIN)
             if not mark:
                 break
             if self._inside:
@@ -169,7 +171,7 @@ class ToolCallReader:
     def finish(self) -> tuple[str, str]:
         """What is left once no more can come: text to show, and the text of a call that was cut off."""
         held, self._held = self._held, ""
-        return ("", held) if self._inside else (held, "")
+        return ("", CALL_BEGIN + held) if self._inside else (held, "")
 
 
 def _parsed(text: str) -> ToolCall:

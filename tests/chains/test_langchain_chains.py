@@ -155,9 +155,11 @@ def test_text_and_calls_stream_with_tools_bound(model: ChatEncrypted) -> None:
     assert isinstance(added.tool_calls[0]["args"]["lamp"], bool)
 
 
-@pytest.mark.parametrize("choice", ["switch", "any", "required", True])
+@pytest.mark.parametrize(
+    "choice", ["switch", "any", "required", True, {"type": "function", "function": {"name": "switch"}}]
+)
 def test_a_forced_call_is_one(model: ChatEncrypted, choice: Any) -> None:
-    answer = model.bind_tools([switch], tool_choice=choice).invoke("you?", max_tokens=100)
+    answer = model.bind_tools([switch], tool_choice=choice).invoke("you?", max_tokens=100, stop=["\n"])
     assert [call["name"] for call in answer.tool_calls] == ["switch"]
     assert answer.response_metadata["finish_reason"] == "tool_calls"
 

@@ -13,6 +13,7 @@ import pytest
 from langchain_core.globals import get_llm_cache, set_llm_cache
 from langchain_core.load import dumps
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.tracers.context import tracing_v2_callback_var
 from langchain_core.tracers.langchain import LangChainTracer
 from langsmith.utils import get_env_var
 
@@ -203,6 +204,29 @@ def test_a_tracer_among_the_callbacks_is_refused(
         model.invoke(SECRET_TEXT, {"callbacks": [tracer]})
     with pytest.raises(ours.RequestError, match="in clear"):
         list(model.stream(SECRET_TEXT, {"callbacks": [tracer]}))
+
+
+def test_tracers_are_found_in_batches_and_contexts(
+    model: ChatEncrypted, tiny_client: fhe_llm.EncryptedLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracer = LangChainTracer.__new__(LangChainTracer)
+    text_model = EncryptedLLM(model="tiny", client=tiny_client, max_tokens=2)
+    with pytest.raises(ours.RequestError, match="in clear"):
+        text_model.batch([SECRET_TEXT, SECRET_TEXT], {"callbacks": [tracer]})
+    token = tracing_v2_callback_var.set(tracer)
+    try:
+        for one in (model, text_model):
+            with pytest.raises(ours.RequestError, match="in clear"):
+                one.invoke(SECRET_TEXT)
+    finally:
+        tracing_v2_callback_var.reset(token)
+
+
+def test_a_model_keeps_the_proxy_it_was_made_for(tiny_proxy: ProxyProcess, tmp_path: Path) -> None:
+    with ChatEncrypted(model="tiny", base_url=tiny_proxy.base_url, cache_dir=str(tmp_path)) as model:
+        assert model.model_copy(deep=True).invoke("you?", max_tokens=1).usage_metadata is not None
+        with pytest.raises(theirs.ModelInvalidRequestError, match="cannot change base_url"):
+            model.model_copy(update={"base_url": "http://127.0.0.1:9"}).invoke("you?")
 
 
 def test_no_repr_and_no_dump_shows_a_secret(tiny_proxy: ProxyProcess, tmp_path: Path) -> None:

@@ -138,6 +138,25 @@ def test_nested_references_of_a_tool_stay_its_own(tokens: GrammarTokens, tokeniz
         assert calls[0].arguments == {"c": letter}
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "properties": {"k": {"enum": ["k"]}}, "required": ["k"],
+         "anyOf": [{"properties": {"a": {"enum": [1]}}, "required": ["a"]}]},
+        {"allOf": [{"$ref": "#/$defs/A"}, {"$ref": "#/$defs/B"}], "$defs": {
+            "A": {"type": "object", "properties": {"a": {"enum": [1]}}, "required": ["a"]},
+            "B": {"type": "object", "properties": {"b": {"enum": [2]}}, "required": ["b"]}}},
+        {"type": "object", "properties": {"a": {"enum": [1]}}, "required": ["a", "other"]},
+    ],
+)  # fmt: skip
+def test_properties_said_in_several_places_stay_possible(
+    tokens: GrammarTokens, schema: dict[str, Any]
+) -> None:
+    grammar = grammar_of(None, {"type": "json_schema", "schema": schema})
+    assert grammar is not None
+    tokens.matcher(grammar)
+
+
 def test_json_mode_says_some_object(tokens: GrammarTokens, tokenizer: TextTokenizer) -> None:
     grammar = grammar_of(None, "json_object")
     assert grammar is not None

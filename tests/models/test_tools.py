@@ -43,8 +43,14 @@ def test_text_is_shown_at_once_unless_it_may_begin_a_call() -> None:
     assert reader.push("s") == ("<tools", ())
 
 
+def test_a_string_that_holds_the_mark_does_not_end_a_call() -> None:
+    arguments = {"city": "</tool_call> <tool_call>"}
+    text = f'<tool_call>\n{{"name": "get_weather", "arguments": {json.dumps(arguments)}}}\n</tool_call>'
+    assert read(text, [30, 60]) == ("", [("get_weather", arguments)], "")
+
+
 def test_a_call_that_was_cut_off_is_not_text() -> None:
-    assert read('Well <tool_call>\n{"name": "get', []) == ("Well ", [], '\n{"name": "get')
+    assert read('Well <tool_call>\n{"name": "get', []) == ("Well ", [], '<tool_call>\n{"name": "get')
 
 
 def test_every_call_has_an_id_of_its_own() -> None:

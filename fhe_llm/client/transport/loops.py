@@ -21,8 +21,8 @@ class LoopTransports:
         """The transport of the running loop, made on first use."""
         loop = asyncio.get_running_loop()
         if loop not in self._open:
-            for ended in [other for other in self._open if other.is_closed()]:
-                del self._open[ended]
+            for ended in [other for other in list(self._open) if other.is_closed()]:
+                self._open.pop(ended, None)
             transport = self._make()
             guard = _until_the_loop_ends(transport)
             await anext(guard)
