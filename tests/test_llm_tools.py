@@ -33,17 +33,6 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProxyProcess]:
         yield process
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
-def llm(proxy: ProxyProcess, cache: Path) -> Iterator[EncryptedLLM]:
-    with EncryptedLLM("tiny", proxy.base_url, cache_dir=cache) as client:
-        yield client
-
-
 def test_a_call_streams_once_and_is_in_the_answer(llm: EncryptedLLM) -> None:
     chunks = list(llm.stream(HELLO, tools=[SWITCH], tool_choice="required", max_tokens=150))
     answer = chunks[-1].answer

@@ -9,17 +9,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fhe_llm.errors import ParameterError
 from fhe_llm.evaluator import keyswitch, pipeline
 from fhe_llm.evaluator.arena import Arena
-from fhe_llm.evaluator.contract import EncodedLayer, EvaluationKeys, Job, MissingRotationKeyError, Timings
+from fhe_llm.evaluator.checks import check_job, check_keys, check_layer, steps_of_elements
+from fhe_llm.evaluator.contract import EncodedLayer, EvaluationKeys, Job, Timings
 from fhe_llm.evaluator.crew import Crew, Scratch
 from fhe_llm.evaluator.linear import BLOCK
 from fhe_llm.evaluator.packed import GROUPS_PER_PASS, PackedEngine, encode_packed
 from fhe_llm.evaluator.packed_plan import PackedPlan, Plan
 from fhe_llm.evaluator.plan import LinearPlan
-from fhe_llm.evaluator.rns import GALOIS_GENERATOR, ring_tables
-from fhe_llm.evaluator.schedule import encode_layer, encoded_shape, schedule
+from fhe_llm.evaluator.rns import ring_tables
+from fhe_llm.evaluator.schedule import encode_layer, schedule
 from fhe_llm.params import Preset
 
 JOBS_PER_PASS = 8
@@ -76,12 +76,8 @@ class CpuEvaluator:
 
     def prepare_keys(self, keys: EvaluationKeys) -> PreparedKeys:
         """Reorder keys and bring them to Montgomery form; raises :class:`ParameterError` for another preset's keys."""
-        if keys.preset != self.preset:
-            raise ParameterError(
-                f"cannot use keys of preset {keys.preset.name!r}: this evaluator runs {self.preset.name!r}. "
-                "Make a key ring for that preset."
-            )
-        steps = _steps_of_elements(self.preset.ring_degree)
+        check_keys(self.preset, keys)
+        steps = steps_of_elements(self.preset.ring_degree)
         words = keyswitch.to_montgomery(keys.words[..., self._ring.slot_from_seal], self.preset.primes)
         # other automorphisms, conjugation say, turn no slots and are of no use here
         index = {steps[element]: i for i, element in enumerate(keys.elements) if element in steps}
@@ -91,9 +87,9 @@ class CpuEvaluator:
     def evaluate(self, layer: EncodedLayer, jobs: Sequence[Job]) -> tuple[list[NDArray[np.uint32]], Timings]:
         """See :meth:`fhe_llm.evaluator.contract.Evaluator.evaluate`; exact, so grouping jobs changes no bit."""
         plan = layer.plan
-        self._check_layer(layer)
+        check_layer(self.preset, layer)
         for job in jobs:
-            self._check(plan, job)
+            check_job(self.preset, plan, job)
         replies: list[NDArray[np.uint32]] = []
         spent = np.zeros(3)
         packed = isinstance(plan, PackedPlan)
@@ -151,44 +147,3 @@ class CpuEvaluator:
             counters=np.zeros(pipeline.COUNTERS, dtype=np.int64),
             ends=np.zeros(pipeline.PHASES + 1, dtype=np.int64),
         )
-
-    def _check_layer(self, layer: EncodedLayer) -> None:
-        """The kernels trust shapes and layouts: words that are not the plan's would be read past their end."""
-        words, (kind, shape) = layer.words, _encoded_form(self.preset, layer.plan)
-        if words.dtype != kind or words.shape != shape:
-            raise ParameterError(
-                f"cannot evaluate {layer.name}: its words are {words.dtype} {words.shape}, not {kind} {shape}. "
-                "Encode it anew."
-            )
-        if not words.flags.c_contiguous:
-            raise ParameterError(
-                f"cannot evaluate {layer.name}: its words are not contiguous in memory. Copy them or encode it anew."
-            )
-
-    def _check(self, plan: Plan, job: Job) -> None:
-        expected = (plan.input_ciphertexts, 2, len(self.preset.data_primes), self.preset.ring_degree)
-        if job.inputs.shape != expected:
-            raise ParameterError(
-                f"cannot evaluate a job of shape {job.inputs.shape}: the plan takes {expected}. Pack it with this plan."
-            )
-        missing = [k for k in plan.rotations if k not in job.keys.index]
-        if missing:
-            raise MissingRotationKeyError(
-                f"cannot rotate by {missing[0]}: {len(missing)} rotation keys are missing. "
-                "Upload evaluation keys made for this model's plans."
-            )
-
-
-def _encoded_form(preset: Preset, plan: Plan) -> tuple[str, tuple[int, ...]]:
-    """Kind and shape of the words of a layer."""
-    if isinstance(plan, PackedPlan):
-        return "float32", (plan.out_features, plan.in_features)
-    return "uint32", encoded_shape(preset, plan)
-
-
-def _steps_of_elements(ring_degree: int) -> dict[int, int]:
-    steps, value = {}, 1
-    for k in range(ring_degree // 2):
-        steps[value] = k
-        value = value * GALOIS_GENERATOR % (2 * ring_degree)
-    return steps

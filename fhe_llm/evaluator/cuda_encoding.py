@@ -19,6 +19,7 @@ from fhe_llm.evaluator.contract import EncodedLayer
 from fhe_llm.evaluator.cuda_kernels import thread_count
 from fhe_llm.evaluator.cuda_loader import Loader
 from fhe_llm.evaluator.device import Address, Buffer, Device, DeviceMemoryError
+from fhe_llm.evaluator.encoding import encoding_tables
 from fhe_llm.evaluator.plan import LinearPlan
 from fhe_llm.evaluator.rns import slot_exponents
 from fhe_llm.evaluator.scale import log_weight_scale
@@ -127,8 +128,8 @@ def weight_index(plan: LinearPlan, maps: DiagonalMaps) -> NDArray[np.int32]:
     """[products, slots]: which entry of the folded weights the transform takes where; see ``kernels/encode.cu``."""
     todo, slots, columns = schedule(plan), plan.slots, plan.folded_columns
     rows, exponents = plan.output_map(), slot_exponents(2 * slots)[:slots]
-    conjugated = exponents % 4 == 3  # the transform takes exponents that are 1 modulo 4 (encoding.py)
-    position = (np.where(conjugated, 4 * slots - exponents, exponents) - 1) // 4
+    conjugated = exponents % 4 == 3
+    position = encoding_tables(2 * slots).position
     out = np.empty((plan.product_count, slots), dtype=np.int32)
     for g, giant in enumerate(todo.giant.tolist()):
         target = int(todo.target[g])
