@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import socket
+import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,7 @@ from fhe_llm import EncryptedLLM, KeyRing
 from fhe_llm.cli.proxy_process import ProxyProcess
 from fhe_llm.client.sampling import RequestError
 from fhe_llm.client.transport import Endpoint, HttpTransport
-from fhe_llm.errors import ModelError, ParameterError, ProxyError, TransportError
+from fhe_llm.errors import ModelError, ParameterError, ProxyError, ProxyTimeoutError, TransportError
 
 
 @pytest.mark.parametrize("after", [1, 40_000, 400_000, 800_000])
@@ -124,3 +128,26 @@ def test_a_transport_is_for_one_kind_of_call(cache: Path, proxy: ProxyProcess) -
 def test_a_key_of_another_preset_is_refused() -> None:
     with pytest.raises(ParameterError, match="preset='default'"):
         EncryptedLLM(keys=KeyRing.generate("default"), preset="wide")
+
+
+def test_a_proxy_that_never_answers_is_a_timeout(cache: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        client = EncryptedLLM("tiny", url, cache_dir=cache, timeout=0.2, max_retries=0)
+        with pytest.raises(ProxyTimeoutError, match="did not answer in time"):
+            client.generate(PROMPT)
+        client.close()
+
+
+def test_loops_that_end_close_their_connections(proxy: ProxyProcess, cache: Path) -> None:
+    with EncryptedLLM("tiny", proxy.base_url, cache_dir=cache) as client, warnings.catch_warnings():
+        warnings.simplefilter("error", ResourceWarning)
+        first, second = (asyncio.run(client.agenerate(PROMPT, max_tokens=2)) for _ in range(2))
+        assert first.token_ids == second.token_ids
+        unraised = list[object]()
+        hook, sys.unraisablehook = sys.unraisablehook, lambda found: unraised.append(found.exc_value)
+        try:
+            gc.collect()
+        finally:
+            sys.unraisablehook = hook
+    assert unraised == []

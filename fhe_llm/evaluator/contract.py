@@ -81,6 +81,11 @@ class Evaluator(Protocol):
         """Evaluations worth running at once: each then has a thread, or whatever else it runs on, to itself."""
         ...
 
+    @property
+    def jobs_per_pass(self) -> int:
+        """Jobs worth evaluating together; more in one call are evaluated in parts."""
+        ...
+
     def encode(self, name: str, plan: Plan, weights: NDArray[np.float32]) -> EncodedLayer:
         """Encode ``weights`` [out_features, in_features] for ``plan``."""
         ...

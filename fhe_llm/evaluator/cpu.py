@@ -68,6 +68,11 @@ class CpuEvaluator:
         """See :class:`fhe_llm.evaluator.contract.Evaluator`: one for each thread."""
         return self.threads
 
+    @property
+    def jobs_per_pass(self) -> int:
+        """See :class:`fhe_llm.evaluator.contract.Evaluator`."""
+        return JOBS_PER_PASS
+
     def encode(self, name: str, plan: Plan, weights: NDArray[np.float32]) -> EncodedLayer:
         """Encode ``weights`` [out_features, in_features]; 0.1 ms per product and thread, later for packed plans."""
         if isinstance(plan, PackedPlan):

@@ -35,6 +35,11 @@ class ReferenceEvaluator:
         """One: NumPy gains nothing from company."""
         return 1
 
+    @property
+    def jobs_per_pass(self) -> int:
+        """One, for the same reason."""
+        return 1
+
     def encode(self, name: str, plan: Plan, weights: NDArray[np.float32]) -> EncodedLayer:
         """Weights [out_features, in_features] as slots [products, slots], at scale one."""
         if isinstance(plan, PackedPlan):

@@ -10,7 +10,7 @@ from fhe_llm.errors import FheLlmError
 from fhe_llm.evaluator.contract import Evaluator
 from fhe_llm.progress import Progress, silent
 from fhe_llm.wire import frame as wire
-from fhe_llm_server.batcher import BATCH_JOBS, MAX_REQUEST_JOBS, Batcher
+from fhe_llm_server.batcher import MAX_REQUEST_JOBS, Batcher
 from fhe_llm_server.keyframes import KeyFrames
 from fhe_llm_server.keystore import KeyStore
 from fhe_llm_server.limits import MAX_KEY_BYTES, Limits
@@ -42,8 +42,8 @@ class Proxy:
         )
         self.key_pool = ThreadPoolExecutor(2, "keys")
         self._wire_pool = ThreadPoolExecutor(2, "wire")
-        together = getattr(evaluator, "jobs_per_pass", BATCH_JOBS)
-        self.batcher = Batcher(evaluator, settings.max_queued_jobs, metrics, evaluator.parallel, together)
+        at_once, together = evaluator.parallel, evaluator.jobs_per_pass
+        self.batcher = Batcher(evaluator, settings.max_queued_jobs, metrics, at_once, together)
         self.prepared = PreparedKeys(
             lambda key_id: self._frames.prepare(key_id, self.keystore.read(key_id)),
             settings.prepared_key_bytes,

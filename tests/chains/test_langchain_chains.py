@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from langchain.agents import create_agent
 from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
 from langchain_core.chat_history import InMemoryChatMessageHistory
+from langchain_core.exceptions import ModelConnectionError
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder
 from langchain_core.runnables.history import RunnableWithMessageHistory
 from langchain_core.tools import tool
 from pydantic import BaseModel, Field
+from relay import Relay
 
 import fhe_llm
 from fhe_llm.cli.proxy_process import ProxyProcess
@@ -84,6 +88,14 @@ def test_tokens_are_counted_by_the_models_own_tokenizer(model: ChatEncrypted) ->
     assert model.get_num_tokens_from_messages(asked) == answer.usage_metadata["input_tokens"]
     with_tools = model.get_num_tokens_from_messages(asked, tools=[switch])
     assert with_tools > answer.usage_metadata["input_tokens"]
+
+
+def test_the_profile_says_what_the_model_can_do() -> None:
+    profile = ChatEncrypted(base_url="http://127.0.0.1:9").profile
+    assert profile is not None
+    assert profile["max_input_tokens"] == 8192
+    assert profile["tool_calling"]
+    assert not profile["image_inputs"]
 
 
 def test_batches(model: ChatEncrypted) -> None:
@@ -195,7 +207,20 @@ def test_a_model_falls_back_and_tries_again(
         model="absent", base_url=tiny_proxy.base_url, cache_dir=str(tmp_path), max_tokens=6
     )
     assert missing.with_fallbacks([model]).invoke("you?").content == model.invoke("you?").content
-    assert model.with_retry(stop_after_attempt=2).invoke("you?").content == model.invoke("you?").content
+    with (
+        Relay(tiny_proxy.base_url) as relay,
+        ChatEncrypted(
+            model="tiny", base_url=relay.url, cache_dir=str(tmp_path / "b"), max_tokens=6, max_retries=0
+        ) as cut,
+    ):
+        cut.invoke("you?")
+        relay.cut_after(1)
+        with pytest.raises(ModelConnectionError):
+            cut.invoke("you?")
+        relay.cut_after(1)
+        again = cut.with_retry(retry_if_exception_type=(ModelConnectionError,), wait_exponential_jitter=False)
+        assert again.invoke("you?").content == model.invoke("you?").content
+        assert relay.cuts == 2
 
 
 async def test_cancelling_stops_the_work(tiny_proxy: ProxyProcess, tmp_path: Path) -> None:
@@ -218,7 +243,20 @@ async def test_cancelling_stops_the_work(tiny_proxy: ProxyProcess, tmp_path: Pat
         whole.cancel()
         with pytest.raises(asyncio.CancelledError):
             await whole
+        settled = await rounds(tiny_proxy)
+        await asyncio.sleep(0.3)
+        assert await rounds(tiny_proxy) == settled > 0
         assert (await model.ainvoke("you?", max_tokens=2)).usage_metadata is not None
+
+
+async def rounds(proxy: ProxyProcess) -> float:
+    """Rounds the proxy has answered, once what was under way is done."""
+    async with httpx.AsyncClient() as client:
+        await asyncio.sleep(0.2)
+        text = (await client.get(proxy.base_url + "/metrics")).text
+    return sum(
+        float(value) for value in re.findall(r"^fhe_llm_rounds_total\{.*?\} (\S+)$", text, re.MULTILINE)
+    )
 
 
 async def test_blocking_calls_work_inside_a_running_loop(model: ChatEncrypted) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import langchain_core.exceptions as theirs
 import pytest
+from langchain_core.caches import InMemoryCache
 from langchain_core.globals import get_llm_cache, set_llm_cache
 from langchain_core.load import dumps
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
@@ -250,18 +251,18 @@ def test_logs_hold_no_text(model: ChatEncrypted, caplog: pytest.LogCaptureFixtur
     assert not answer.content or str(answer.content) not in caplog.text
 
 
-def test_langchains_global_cache_is_not_used_unasked(model: ChatEncrypted, tmp_path: Path) -> None:
-    before, cache = get_llm_cache(), EncryptedCache(tmp_path)
+def test_langchains_global_cache_is_used_only_if_asked_for(
+    model: ChatEncrypted, tiny_client: fhe_llm.EncryptedLLM
+) -> None:
+    before, cache = get_llm_cache(), InMemoryCache()
     set_llm_cache(cache)
     try:
         model.invoke("you?")
+        assert not cache._cache
+        ChatEncrypted(model="tiny", client=tiny_client, max_tokens=1, cache=True).invoke("you?")
+        assert len(cache._cache) == 1
     finally:
         set_llm_cache(before)
-    assert cache.lookup("x", "y") is None
-    assert not any(
-        SECRET_TEXT.encode() in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()
-    )
-    cache.close()
 
 
 def test_an_encrypted_cache_answers_the_second_time_and_tells_a_thief_nothing(
@@ -318,14 +319,17 @@ def test_a_broken_call_in_the_history_is_refused() -> None:
         to_dicts([broken])
 
 
-def test_httpx_is_not_asked_for_anything_else(model: ChatEncrypted, monkeypatch: pytest.MonkeyPatch) -> None:
-    hosts = list[str]()
-    send = httpx.Client.send
+def test_nobody_but_the_proxy_is_connected_to(
+    tiny_proxy: ProxyProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosts = set[str]()
+    connect = socket.create_connection
 
-    def watched(self: httpx.Client, request: httpx.Request, **kwargs: Any) -> httpx.Response:
-        hosts.append(request.url.host)
-        return send(self, request, **kwargs)
+    def watched(address: tuple[str, int], *arguments: Any, **options: Any) -> socket.socket:
+        hosts.add(f"http://{address[0]}:{address[1]}")
+        return connect(address, *arguments, **options)
 
-    monkeypatch.setattr(httpx.Client, "send", watched)
-    model.invoke("you?")
-    assert set(hosts) <= {"127.0.0.1"}
+    monkeypatch.setattr(socket, "create_connection", watched)
+    with ChatEncrypted(model="tiny", base_url=tiny_proxy.base_url, cache_dir=str(tmp_path)) as model:
+        model.invoke("you?", max_tokens=1)
+    assert hosts == {tiny_proxy.base_url}
