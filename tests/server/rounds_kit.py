@@ -82,6 +82,7 @@ class InstantEvaluator:
     """Answers with the first limbs of the inputs; ``before`` runs first, to block or to fail."""
 
     parallel = 1
+    jobs_per_pass = 8
 
     def __init__(self, parameters: Preset = DEFAULT, before: Callable[[], None] | None = None) -> None:
         self.preset = parameters
