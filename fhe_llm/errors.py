@@ -17,6 +17,18 @@
     │   └── ProxyTimeoutError      proxy_timeout         the proxy did not answer in time
     ├── ProxyError                 (the proxy's own)     the proxy refused the request and said why
     ├── RequestError               request_refused       settings or messages that make no sense
+    ├── PrivacyError               privacy_refused       nothing left, because it must not or was not paid for
+    │   ├── PrivacyParameterError  privacy_parameter     an epsilon, delta, unit or budget that makes no sense
+    │   ├── BudgetExhaustedError   budget_exhausted      the charge is more than is left
+    │   ├── IdempotencyError       key_reused            the key was used for something else
+    │   ├── LedgerError            ledger_unusable       the ledger cannot be read or written
+    │   └── UnknownTextError       text_unknown          text that the mechanism has no entry for
+    ├── ProviderError              provider_failed       a closed provider refused, failed or was cut off
+    │   ├── ProviderAuthError      provider_auth         no API key, or one that is not accepted
+    │   ├── ProviderRequestError   provider_request      the provider does not take this request
+    │   ├── ProviderLimitError     provider_limit        too many requests, or a quota is used up
+    │   ├── ProviderTimeoutError   provider_timeout      it did not answer before the deadline
+    │   └── ProviderUnavailableError  provider_down      unreachable, overloaded, or its circuit is open
     ├── MissingRotationKeyError    missing_rotation_key  keys lack a rotation (evaluator/contract.py)
     ├── DeviceUnavailableError     device_unavailable    no CUDA device to compute with (evaluator/device.py)
     ├── DeviceMemoryError          device_memory         the device's memory is full (evaluator/device.py)
@@ -127,3 +139,103 @@ class RequestError(FheLlmError, ValueError):
     """Settings or messages of a generation that make no sense; refused before anything is sent."""
 
     code = "request_refused"
+
+
+class PrivacyError(FheLlmError):
+    """Nothing was released, because it must not be or could not be paid for."""
+
+    code = "privacy_refused"
+
+
+class PrivacyParameterError(PrivacyError, ValueError):
+    """An epsilon, delta, unit, budget or mechanism that makes no sense."""
+
+    code = "privacy_parameter"
+
+
+class BudgetExhaustedError(PrivacyError):
+    """The charge is more than is left; the message says what is left and when it refreshes.
+
+    ``unit`` and ``left`` (integer amounts) say it to programs; ``refreshes_at`` is in milliseconds since 1970 UTC,
+    None where it does not.
+    """
+
+    code = "budget_exhausted"
+
+    def __init__(
+        self, message: str, *, unit: str = "", left: int = 0, refreshes_at: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.unit = unit
+        self.left = left
+        self.refreshes_at = refreshes_at
+
+
+class IdempotencyError(PrivacyError):
+    """The key was used before for something else, or what it paid for was given back."""
+
+    code = "key_reused"
+
+
+class LedgerError(PrivacyError):
+    """The ledger cannot be read or written; nothing was released."""
+
+    code = "ledger_unusable"
+
+
+class UnknownTextError(PrivacyError, ValueError):
+    """Text that the mechanism's table has no entry for. The message counts it and never quotes it."""
+
+    code = "text_unknown"
+
+
+class ProviderError(FheLlmError):
+    """A closed provider refused a request, failed, or was cut off. ``status`` is its HTTP status, 0 where it had none;
+    ``retryable`` says whether the same request may succeed later, and ``retry_after`` after how many seconds."""
+
+    code = "provider_failed"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        provider: str = "",
+        status: int = 0,
+        retryable: bool = False,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.provider = provider
+        self.status = status
+        self.retryable = retryable
+        self.retry_after = retry_after
+
+
+class ProviderAuthError(ProviderError):
+    """No API key, or one that the provider does not accept."""
+
+    code = "provider_auth"
+
+
+class ProviderRequestError(ProviderError, ValueError):
+    """The provider does not take this request: an unknown model, a bad setting, a prompt that is too long."""
+
+    code = "provider_request"
+
+
+class ProviderLimitError(ProviderError):
+    """Too many requests, or a quota is used up."""
+
+    code = "provider_limit"
+
+
+class ProviderTimeoutError(ProviderError):
+    """The provider did not answer before the deadline."""
+
+    code = "provider_timeout"
+
+
+class ProviderUnavailableError(ProviderError, ConnectionError):
+    """The provider is unreachable or overloaded, or failed so often that its circuit is open."""
+
+    code = "provider_down"
