@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from fhe_llm.cli import bench, demo, generate, inspect, keys, pull, serve
+from fhe_llm.cli import bench, budget, demo, generate, inspect, keys, pull, serve
 from fhe_llm.cli.reporting import stop_in_order
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app.command("serve", context_settings=serve.PASS_THROUGH, add_help_option=False)
 app.command("generate")(generate.generate)
 app.command("demo")(demo.demo)
 app.add_typer(bench.app, name="bench")
+app.add_typer(budget.app, name="budget")
 app.add_typer(inspect.app, name="inspect")
 
 

@@ -97,6 +97,11 @@ class Balance:
     refreshes_at: int | None
 
     @property
+    def kind(self) -> Kind:
+        """The ledger it belongs to."""
+        return UNIT_INFO[self.unit].kind
+
+    @property
     def left(self) -> int | None:
         """What may still be spent in this window; None without a budget."""
         return None if self.budget is None else max(0, self.budget.limit - self.spent)

@@ -29,6 +29,7 @@ FLAGS = {
     "data-dir": "where keys and encoded weights are kept",
     "key-cache-bytes": "disk budget of evaluation keys",
     "max-body-bytes": "largest request body and WebSocket message",
+    "ledger": "where work is counted: a file, or redis://... (default: a file in the data directory)",
     "api-key-file": "file with one API key a line",
 }
 

@@ -25,7 +25,7 @@ from fhe_llm_server.metrics import Metrics
 from fhe_llm_server.proxy import Proxy
 from fhe_llm_server.refusal import Refusal
 from fhe_llm_server.request_log import RequestLog
-from fhe_llm_server.routes import evaluate, health, keys, models
+from fhe_llm_server.routes import budget, evaluate, health, keys, models
 from fhe_llm_server.settings import Settings
 
 HELD_BODIES = 8
@@ -64,14 +64,14 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
-    for router in (health.router, models.router, keys.router, evaluate.router):
+    for router in (health.router, models.router, keys.router, evaluate.router, budget.router):
         app.include_router(router)
     app.router.default = _no_route
     app.add_exception_handler(Refusal, _on_refusal)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(RequestValidationError, _on_invalid)
-    budget = HELD_BODIES * settings.max_body_bytes
-    app.add_middleware(BodyLimit, most=settings.max_body_bytes, budget=budget)
+    held = HELD_BODIES * settings.max_body_bytes
+    app.add_middleware(BodyLimit, most=settings.max_body_bytes, budget=held)
     app.add_middleware(Authentication, keys=keys_accepted)
     app.add_middleware(Admission, most=settings.max_connections, gauge=metrics.connections)
     app.add_middleware(RequestLog, metrics=metrics)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Iterable
+from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fhe_llm_server.asgi import header, refuse
 from fhe_llm_server.refusal import Refusal
 
+TENANT: Final = "fhe_llm.tenant"
+LOCAL: Final = "local"
+"""The one tenant of a proxy without API keys."""
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 
 
@@ -23,18 +27,23 @@ class BearerKeys:
     def __bool__(self) -> bool:
         return bool(self._digests)
 
-    def accept(self, authorization: bytes | None) -> bool:
-        """Whether the ``Authorization`` header carries one of the keys."""
+    def tenant(self, authorization: bytes | None) -> str | None:
+        """Whose key the ``Authorization`` header carries, by a name made of the key's digest; None without one."""
         scheme, _, token = (authorization or b"").partition(b" ")
         if scheme.lower() != b"bearer":
-            return False
+            return None
         digest = hashlib.sha256(token.strip()).digest()
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
-        return any(matches)
+        return tenant_name(digest) if any(matches) else None
+
+
+def tenant_name(digest: bytes) -> str:
+    """The tenant in the ledger of the API key with this SHA-256: nobody learns the key from it."""
+    return f"key-{digest.hex()[:16]}"
 
 
 class Authentication:
-    """ASGI middleware: ``unauthorized`` before any byte of the body is read."""
+    """ASGI middleware: ``unauthorized`` before any byte of the body is read; ``scope[TENANT]`` says who asks."""
 
     def __init__(self, app: ASGIApp, keys: BearerKeys) -> None:
         self._app = app
@@ -42,7 +51,9 @@ class Authentication:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         guarded = scope["type"] in ("http", "websocket") and scope["path"] not in OPEN_PATHS
-        if guarded and self._keys and not self._keys.accept(header(scope, b"authorization")):
+        if guarded:
+            scope[TENANT] = self._keys.tenant(header(scope, b"authorization")) if self._keys else LOCAL
+        if guarded and scope[TENANT] is None:
             message = "cannot serve this request: no valid API key. Send 'Authorization: Bearer <key>'."
             await refuse(Refusal("unauthorized", message), scope, receive, send)
             return

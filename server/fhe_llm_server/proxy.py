@@ -6,6 +6,8 @@ import asyncio
 import logging
 from concurrent.futures import ThreadPoolExecutor
 
+from fhe_llm.privacy.open_ledger import open_ledger
+
 from fhe_llm.errors import FheLlmError
 from fhe_llm.evaluator.contract import Evaluator
 from fhe_llm.progress import Progress, silent
@@ -19,6 +21,7 @@ from fhe_llm_server.model_host import ModelHost
 from fhe_llm_server.prepared_keys import PreparedKeys
 from fhe_llm_server.rounds import Rounds
 from fhe_llm_server.settings import Settings
+from fhe_llm_server.work_meter import WorkMeter
 
 logger = logging.getLogger(__name__)
 
@@ -50,10 +53,12 @@ class Proxy:
             self.key_pool,
             metrics,
         )
+        self.meter = WorkMeter(lambda: open_ledger(settings.ledger_place()))
         self.rounds = Rounds(
             self.host,
             self.prepared,
             self.batcher,
+            self.meter,
             self._wire_pool,
             metrics,
             wire.Limits(max_frame_bytes=settings.max_body_bytes, max_jobs=MAX_REQUEST_JOBS),
@@ -66,6 +71,7 @@ class Proxy:
     async def start(self) -> None:
         """Open the key store and begin loading; returns at once."""
         await asyncio.to_thread(self.keystore.open)
+        await self.meter.start()
         self._loading = asyncio.create_task(self._load())
 
     async def stop(self) -> None:
@@ -74,6 +80,7 @@ class Proxy:
         if self._loading is not None:
             await self._loading
         await asyncio.to_thread(self.batcher.close)
+        await self.meter.close()
         for pool in (self.key_pool, self._wire_pool):
             pool.shutdown(wait=False, cancel_futures=True)
 

@@ -29,8 +29,10 @@ STATUS: Final[dict[str, int]] = {
     "bad_range": 416,
     "key_mismatch": 422,
     "missing_rotation_key": 422,
+    "budget_exhausted": 429,
     "internal": 500,
     "busy": 503,
+    "ledger_unusable": 503,
     "not_ready": 503,
     "storage_full": 507,
 }

@@ -22,6 +22,7 @@ from fhe_llm_server.metrics import Metrics
 from fhe_llm_server.model_host import HostedModel, HostedPlan, ModelHost
 from fhe_llm_server.prepared_keys import PreparedKeys
 from fhe_llm_server.refusal import Refusal
+from fhe_llm_server.work_meter import RoundWork, WorkMeter
 
 T = TypeVar("T")
 
@@ -42,6 +43,7 @@ class Rounds:
         host: ModelHost,
         prepared: PreparedKeys,
         batcher: Batcher,
+        meter: WorkMeter,
         pool: Executor,
         metrics: Metrics,
         limits: wire.Limits,
@@ -49,11 +51,12 @@ class Rounds:
         self._host = host
         self._prepared = prepared
         self._batcher = batcher
+        self._meter = meter
         self._pool = pool
         self._metrics = metrics
         self._limits = limits
 
-    async def answer(self, data: bytes | bytearray) -> bytes:
+    async def answer(self, data: bytes | bytearray, tenant: str) -> bytes:
         """The reply frame to a request frame; raises :class:`Refusal` with the code that says why not."""
         model = self._host.ready()
         request = await self._run(len(data), lambda: self._decode(data))
@@ -65,9 +68,11 @@ class Rounds:
                 f"cannot evaluate this layer: {missing} rotation keys are missing. Make keys for this model."
             )
             raise Refusal("missing_rotation_key", message)
+        await self._meter.admit(tenant, _work(len(data), request, layer))
         inputs = await self._run(request.words.nbytes, lambda: ciphertexts(request))
         jobs = [Job(key.prepared, words) for words in inputs]
         result = await self._batcher.submit(key.key_id, layer.encoded, jobs)
+        self._meter.count_seconds(tenant, result.rotations + result.products + result.finish)
         size = sum(words.nbytes for words in result.outputs)
         reply = await self._run(size, lambda: _encode(request, result))
         # counted once the reply is on its way
@@ -92,6 +97,17 @@ class Rounds:
         metrics.rounds.labels(layer.rpartition(".")[2]).inc()
         for phase in ("queue", "rotations", "products", "finish", "total"):
             metrics.phase[phase].observe(getattr(result, phase))
+
+
+def _work(length: int, request: wire.EvaluateRequest, layer: HostedPlan) -> RoundWork:
+    """Ciphertexts and bytes both ways; a reply's words are counted as they are before they are trimmed."""
+    plan, preset = layer.encoded.plan, request.preset
+    jobs = request.words.shape[0]
+    out = jobs * plan.output_ciphertexts
+    return RoundWork(
+        ciphertexts=jobs * plan.input_ciphertexts + out,
+        bytes=length + out * 2 * preset.reply_limbs * preset.ring_degree * 4,
+    )
 
 
 def is_frame(data: bytes) -> bool:

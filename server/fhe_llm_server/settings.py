@@ -40,6 +40,7 @@ class Settings(BaseSettings):
     prepared_key_bytes: int = Field(default=1024 * MIB, ge=MIB)
     max_body_bytes: int = Field(default=32 * MIB, ge=64 * 1024, le=1024 * MIB)
     max_connections: int = Field(default=128, ge=1, le=65536)
+    ledger: SecretStr | None = None
     max_queued_jobs: int = Field(default=1024, ge=1, le=1 << 20)
 
     @field_validator("api_keys", mode="before")
@@ -67,6 +68,10 @@ class Settings(BaseSettings):
                 raise ValueError("cannot use the API key file: it holds no key. Put one key on each line.")
             keys += from_file
         return tuple(dict.fromkeys(keys))
+
+    def ledger_place(self) -> str:
+        """Where work is counted: the path or Redis URL given, else a file in the data directory."""
+        return self.ledger.get_secret_value() if self.ledger else str(self.data_dir / "ledger.sqlite")
 
     @property
     def loopback(self) -> bool:

@@ -15,6 +15,7 @@ from fastapi import APIRouter, Request, WebSocket
 from fastapi.responses import Response
 from starlette.types import Message
 
+from fhe_llm_server.auth import TENANT
 from fhe_llm_server.limits import REQUESTS_PER_SOCKET
 from fhe_llm_server.proxy import Proxy
 from fhe_llm_server.refusal import Refusal, internal
@@ -33,7 +34,7 @@ async def evaluate(request: Request) -> Response:
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-    answer = asyncio.ensure_future(proxy.rounds.answer(body))
+    answer = asyncio.ensure_future(proxy.rounds.answer(body, request.scope[TENANT]))
     gone = asyncio.ensure_future(_disconnected(request))
     await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
     gone.cancel()
@@ -94,7 +95,7 @@ class _Socket:
     async def _answer(self, data: bytes) -> None:
         try:
             try:
-                reply = await self._proxy.rounds.answer(data)
+                reply = await self._proxy.rounds.answer(data, self._websocket.scope[TENANT])
             except Refusal as refusal:
                 self._proxy.metrics.errors.labels(refusal.proxy_code).inc()
                 reply = error_frame(data, refusal)
