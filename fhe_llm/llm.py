@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, Self, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar, Unpack, cast
 
 from fhe_llm import progress as progress_bars
 from fhe_llm.answer import Answer, Chunk
@@ -42,7 +42,11 @@ from fhe_llm.client.transport import (
 from fhe_llm.errors import KeyRingError, ParameterError, ProxyError, RequestError
 from fhe_llm.models.resolve import cache_root
 from fhe_llm.params import preset as find_preset
+from fhe_llm.privacy.events import encrypted_call
 from fhe_llm.progress import Progress
+
+if TYPE_CHECKING:
+    from fhe_llm.privacy.account import Account
 
 T = TypeVar("T")
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
@@ -72,6 +76,9 @@ class EncryptedLLM:
     ``speculation`` "auto" guesses tokens that earlier text suggests and checks them in one pass where passes so far
     show that this pays; it changes no token, but the proxy sees how many were guessed. ``draft_model`` names a small
     model of the same family that runs here and guesses too.
+
+    ``account`` is a :class:`fhe_llm.privacy.Account` whose ledger notes every finished answer as an event of cost zero,
+    with the assumption that makes it so: one report then shows all that left for its principal.
     """
 
     def __init__(
@@ -91,6 +98,7 @@ class EncryptedLLM:
         prefix_cache: Literal["auto", False] | PrefixCache = "auto",
         speculation: Literal["auto", False] | SpeculationSettings = "auto",
         draft_model: str | Path | None = None,
+        account: Account | None = None,
     ) -> None:
         """Checks what can be checked without network. Raises :class:`TransportError` (URL, API key),
         :class:`ParameterError` (preset), :class:`RequestError`, and what :meth:`KeyRing.load` raises."""
@@ -108,6 +116,7 @@ class EncryptedLLM:
             draft_model=draft_model,
         )
         self._own_prefix_cache = prefix_cache == "auto"
+        self._account = account
         self._preset = find_preset(preset).name
         self._own_key = keys is None
         self._key = None if keys is None else _usable(_ring(keys, passphrase), self._preset)
@@ -214,6 +223,7 @@ class EncryptedLLM:
             step = next(conversation, None)
             while step is not None:
                 if isinstance(step, Chunk):
+                    self._note(step.answer)
                     yield step
                 step = _advance(conversation, None if isinstance(step, Chunk) else transport.run(step))
 
@@ -223,9 +233,14 @@ class EncryptedLLM:
             step = await _in_thread(lambda: next(conversation, None))
             while step is not None:
                 if isinstance(step, Chunk):
+                    await _in_thread(self._note, step.answer)
                     yield step
                 result = None if isinstance(step, Chunk) else await transport.run(step)
                 step = await _in_thread(_advance, conversation, result)
+
+    def _note(self, answer: Answer | None) -> None:
+        if answer is not None and self._account is not None:
+            self._account.record(encrypted_call(answer.receipt))
 
     def _conversation(self, ask: Ask) -> Conversation:
         connected = self._connected  # another thread may drop it meanwhile

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing
 from typing import Any, Final, Self, TypeVar
 
-from langchain_core.caches import BaseCache
 from langchain_core.utils.utils import from_env, secret_from_env
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr, SecretStr
 from pydantic.fields import FieldInfo
@@ -18,6 +15,7 @@ from fhe_llm import DEFAULT_URL, AskOptions, ModelInfo, check_options
 from fhe_llm.errors import RequestError
 from fhe_llm_langchain.errors import langchain_errors
 from fhe_llm_langchain.tracing import refuse_tracing
+from fhe_llm_langchain.untraced import Untraced
 
 _CLIENT_ONLY: Final = ("keys", "passphrase", "prefix_cache", "speculation", "transport", "progress", "client")
 _SAMPLING: Final = ("max_tokens", "temperature", "top_k", "top_p", "seed", "repetition_penalty", "pad_to")
@@ -27,7 +25,7 @@ _LANGCHAIN_ONLY: Final = ("stream", "model", "stream_usage")
 M = TypeVar("M", bound="EncryptedModel")
 
 
-class EncryptedModel(BaseModel):
+class EncryptedModel(Untraced):
     """Settings of an encrypted model, under the names LangChain's users know.
 
     Keyword arguments beside the fields go to :class:`fhe_llm.EncryptedLLM` and are never in a repr, a trace or a
@@ -61,10 +59,6 @@ class EncryptedModel(BaseModel):
     preset: str = "default"
     cache_dir: str | None = None
     draft_model: str | None = None
-    allow_tracing: bool = False
-    """Let LangSmith receive prompts and answers in clear."""
-    cache: BaseCache | bool | None = Field(default=False, exclude=True)
-    """Off, whatever LangChain's global cache is; :class:`EncryptedCache` keeps answers sealed."""
 
     _clients: Clients = PrivateAttr()
 
@@ -103,33 +97,6 @@ class EncryptedModel(BaseModel):
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
-
-    def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """See LangChain's base class; refuses LangSmith tracing before any callback hears of the prompt."""
-        self._refuse_tracing(kwargs.get("callbacks", args[2] if len(args) > 2 else None))
-        return super().generate(*args, **kwargs)  # type: ignore[misc]
-
-    async def agenerate(self, *args: Any, **kwargs: Any) -> Any:
-        """See :meth:`generate`."""
-        self._refuse_tracing(kwargs.get("callbacks", args[2] if len(args) > 2 else None))
-        return await super().agenerate(*args, **kwargs)  # type: ignore[misc]
-
-    def stream(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
-        """See :meth:`generate`; text streams with tools bound too."""
-        self._refuse_tracing(_callbacks(args, kwargs))
-        yield from super().stream(*args, **kwargs)  # type: ignore[misc]
-
-    async def astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-        """See :meth:`stream`."""
-        self._refuse_tracing(_callbacks(args, kwargs))
-        async with aclosing(super().astream(*args, **kwargs)) as chunks:  # type: ignore[misc]
-            async for chunk in chunks:
-                yield chunk
-
-    def _refuse_tracing(self, callbacks: Any = None) -> None:
-        with langchain_errors():
-            refuse_tracing(self.allow_tracing, callbacks)
-            refuse_tracing(self.allow_tracing, getattr(self, "callbacks", None))
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
@@ -215,12 +182,6 @@ class Clients:
 
     def __repr__(self) -> str:
         return "Clients()"
-
-
-def _callbacks(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The callbacks of a call ``(input, config, ...)``."""
-    config = kwargs.get("config", args[1] if len(args) > 1 else None)
-    return (config or {}).get("callbacks")
 
 
 def _close_all(made: dict[str, fhe_llm.EncryptedLLM]) -> None:

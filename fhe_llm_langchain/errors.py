@@ -19,6 +19,18 @@ _KINDS: tuple[tuple[type[ours.FheLlmError], type[theirs.ModelError]], ...] = (
     (ours.TransportError, theirs.ModelConnectionError),
     (ours.RequestError, theirs.ModelInvalidRequestError),
     (ours.ParameterError, theirs.ModelInvalidRequestError),
+    (
+        ours.BudgetExhaustedError,
+        theirs.ModelPermissionDeniedError,
+    ),  # not a rate limit: repeating it does not help
+    (ours.LedgerError, theirs.ModelAPIError),
+    (ours.PrivacyError, theirs.ModelInvalidRequestError),
+    (ours.ProviderAuthError, theirs.ModelAuthenticationError),
+    (ours.ProviderRequestError, theirs.ModelInvalidRequestError),
+    (ours.ProviderLimitError, theirs.ModelRateLimitError),
+    (ours.ProviderTimeoutError, theirs.ModelTimeoutError),
+    (ours.ProviderUnavailableError, theirs.ModelConnectionError),
+    (ours.ProviderError, theirs.ModelAPIError),
 )
 _STATUS: dict[int, type[theirs.ModelError]] = {
     401: theirs.ModelAuthenticationError,

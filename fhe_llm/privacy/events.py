@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Final, Literal, Self
 
 from fhe_llm.errors import PrivacyParameterError
 from fhe_llm.privacy.charge import Kind, check_epsilon
+from fhe_llm.receipt import PrivacyReceipt
 
 TextUnit = Literal["epsilon", "group-epsilon", "metric-epsilon"]
 CKKS_ASSUMPTION: Final = (
@@ -172,6 +173,13 @@ class WorkDone(Event):
     def describe(self) -> str:
         """See :meth:`Event.describe`."""
         return f"{self.rounds} rounds, {self.ciphertexts} ciphertexts, {self.bytes} bytes, {self.milliseconds} ms"
+
+
+def encrypted_call(receipt: PrivacyReceipt) -> EncryptedCall:
+    """The event of an answer with this receipt."""
+    return EncryptedCall(
+        model=receipt.model, rounds=receipt.rounds, bytes_up=receipt.bytes_up, bytes_down=receipt.bytes_down
+    )
 
 
 EVENTS: Final[Mapping[str, type[Event]]] = {
