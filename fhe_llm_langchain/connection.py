@@ -17,7 +17,7 @@ from fhe_llm_langchain.errors import langchain_errors
 from fhe_llm_langchain.tracing import refuse_tracing
 from fhe_llm_langchain.untraced import Untraced
 
-_CLIENT_ONLY: Final = ("keys", "passphrase", "prefix_cache", "speculation", "transport", "progress", "client")
+_CLIENT_ONLY: Final = ("keys", "passphrase", "prefix_cache", "speculation", "transport", "progress", "account", "client")
 _SAMPLING: Final = ("max_tokens", "temperature", "top_k", "top_p", "seed", "repetition_penalty", "pad_to")
 _LANGCHAIN_ONLY: Final = ("stream", "model", "stream_usage")
 """Per-call names that LangChain acts on; the rest goes to :class:`fhe_llm.AskOptions`, which refuses what it lacks."""
@@ -30,7 +30,7 @@ class EncryptedModel(Untraced):
 
     Keyword arguments beside the fields go to :class:`fhe_llm.EncryptedLLM` and are never in a repr, a trace or a
     serialised model: ``keys`` (a :class:`fhe_llm.KeyRing` or the path of one; without it a key is made that lives as
-    long as this object), ``passphrase``, ``prefix_cache``, ``speculation``, ``transport``, ``progress``; or ``client``,
+    long as this object), ``passphrase``, ``prefix_cache``, ``speculation``, ``transport``, ``progress``, ``account``; or ``client``,
     an :class:`fhe_llm.EncryptedLLM` that is already set up. An unknown name is refused, and so is LangSmith tracing.
     """
 

@@ -38,6 +38,7 @@ from fhe_llm import (
     SpeculationSettings,
 )
 from fhe_llm.errors import RequestError
+from fhe_llm.privacy import Account
 from fhe_llm_llamaindex import structured
 from fhe_llm_llamaindex.messages import (
     Unfolding,
@@ -102,6 +103,7 @@ class EncryptedLLM(FunctionCallingLLM):
         speculation: Literal["auto", False] | SpeculationSettings = "auto",
         draft_model: str | Path | None = None,
         progress: Callable[[str, int, int], None] | None = None,
+        account: Account | None = None,
         **llama_index: Any,
     ) -> None:
         """``llama_index`` are the fields of LlamaIndex's :class:`LLM`, such as ``system_prompt``. Nothing is sent yet.
@@ -131,6 +133,7 @@ class EncryptedLLM(FunctionCallingLLM):
             speculation=speculation,
             draft_model=draft_model,
             progress=progress,
+            account=account,
         )
         super().__init__(
             model=model,

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
 import fhe_llm
+import fhe_llm.privacy
+import fhe_llm.providers
 
 
-def test_every_public_name_resolves() -> None:
-    assert list(fhe_llm.__all__) == list(fhe_llm._HOMES)
-    for name in fhe_llm.__all__:
-        assert getattr(fhe_llm, name) is not None
-    assert set(fhe_llm.__all__) <= set(dir(fhe_llm))
+@pytest.mark.parametrize("package", [fhe_llm, fhe_llm.privacy, fhe_llm.providers])
+def test_every_public_name_resolves(package: Any) -> None:
+    assert list(package.__all__) == list(package._HOMES)
+    for name in package.__all__:
+        assert getattr(package, name) is not None
+    assert set(package.__all__) <= set(dir(package))
 
 
 def test_other_names_do_not() -> None:

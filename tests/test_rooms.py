@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 import fhe_llm
+import fhe_llm.privacy
+import fhe_llm.providers
 
 ROOT = Path(__file__).parents[1]
 CLIENT_MAY_USE = {"plan", "packed_plan", "rns", "encoding"}
@@ -31,7 +33,15 @@ def files(folder: str) -> list[Path]:
 
 
 @pytest.mark.parametrize(
-    "folder", ["fhe_llm/evaluator", "fhe_llm/wire", "fhe_llm/models", "server/fhe_llm_server"]
+    "folder",
+    [
+        "fhe_llm/evaluator",
+        "fhe_llm/wire",
+        "fhe_llm/models",
+        "fhe_llm/privacy",
+        "fhe_llm/providers",
+        "server/fhe_llm_server",
+    ],
 )
 def test_the_untrusted_side_knows_neither_seal_nor_the_client(folder: str) -> None:
     for path in files(folder):
@@ -61,6 +71,13 @@ def test_the_client_uses_only_the_layout_and_the_arithmetic_of_the_evaluator() -
     assert used == CLIENT_MAY_USE  # nothing is allowed that is not needed
 
 
+@pytest.mark.parametrize("folder", ["fhe_llm/privacy", "fhe_llm/providers"])
+def test_what_leaves_in_the_clear_has_no_part_in_the_encryption(folder: str) -> None:
+    for path in files(folder):
+        for name in imports(path):
+            assert not name.startswith(("fhe_llm.evaluator", "fhe_llm.wire", "fhe_llm_server")), path.name
+
+
 @pytest.mark.parametrize("folder", ["fhe_llm", "server/fhe_llm_server"])
 def test_nothing_unpickles(folder: str) -> None:
     for path in files(folder):
@@ -69,8 +86,10 @@ def test_nothing_unpickles(folder: str) -> None:
 
 @pytest.mark.parametrize("folder", ["fhe_llm_langchain", "fhe_llm_llamaindex"])
 def test_integrations_use_public_names_only(folder: str) -> None:
-    public = {f"fhe_llm.{name}" for name in fhe_llm.__all__}
+    rooms = (fhe_llm, fhe_llm.privacy, fhe_llm.providers)
+    public = {f"{room.__name__}.{name}" for room in rooms for name in room.__all__}
+    public |= {room.__name__ for room in rooms}
     for path in files(folder):
         for name in imports(path):
-            ours = name == "fhe_llm" or name in public or name.startswith("fhe_llm.errors")
+            ours = name in public or name.startswith("fhe_llm.errors")
             assert ours or not name.startswith(("fhe_llm.", "fhe_llm_server")), f"{path.name} imports {name}"

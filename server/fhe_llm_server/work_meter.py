@@ -107,7 +107,7 @@ class WorkMeter:
         """Settle every lease and let go of the ledger; a lease that cannot be settled stays spent."""
         if self._settling is not None:
             self._settling.cancel()
-            await asyncio.gather(self._settling, return_exceptions=True)
+            await asyncio.gather(self._settling, *self._renewals, return_exceptions=True)
         await self._settle_all()
         if self._ledger is not None:
             await asyncio.to_thread(self._ledger.close)

@@ -52,6 +52,7 @@ def test_the_routes_are_exactly_these_and_none_of_them_handles_secrets(tmp_path:
         ("/v1/keys/{key_id}", "PUT"),
         ("/v1/evaluate", "POST"),
         ("/v1/evaluate", "WS"),
+        ("/v1/budget", "GET"),
     }
     assert not [
         path for path, *_ in found if re.search("crypt|secret|keygen|encode|decode|prompt|token", path)
