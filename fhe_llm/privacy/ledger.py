@@ -259,8 +259,21 @@ def window_end(window: Window, now: int) -> int | None:
 
 
 def encoded(event: Event) -> str:
-    """An event as the stores keep it: JSON that is equal for equal events."""
-    return json.dumps(event.to_dict(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    """An event as the stores keep it: JSON that is equal for equal events (6 and 6.0 are).
+
+    Raises :class:`PrivacyParameterError` where a field is not finite or not plain.
+    """
+    fields = {name: _shortest(value) for name, value in event.to_dict().items()}
+    try:
+        return json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except (ValueError, TypeError):
+        raise PrivacyParameterError(
+            f"cannot record this {event.name}: a field is no finite number and no text. Change it."
+        ) from None
+
+
+def _shortest(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 1 << 53 else value
 
 
 def decoded(text: str) -> Event:
