@@ -17,7 +17,16 @@ from fhe_llm_langchain.errors import langchain_errors
 from fhe_llm_langchain.tracing import refuse_tracing
 from fhe_llm_langchain.untraced import Untraced
 
-_CLIENT_ONLY: Final = ("keys", "passphrase", "prefix_cache", "speculation", "transport", "progress", "account", "client")
+_CLIENT_ONLY: Final = (
+    "keys",
+    "passphrase",
+    "prefix_cache",
+    "speculation",
+    "transport",
+    "progress",
+    "account",
+    "client",
+)
 _SAMPLING: Final = ("max_tokens", "temperature", "top_k", "top_p", "seed", "repetition_penalty", "pad_to")
 _LANGCHAIN_ONLY: Final = ("stream", "model", "stream_usage")
 """Per-call names that LangChain acts on; the rest goes to :class:`fhe_llm.AskOptions`, which refuses what it lacks."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,6 +27,8 @@ T = TypeVar("T")
 BLOCK: Final = WorkDone(rounds=512, ciphertexts=8192, bytes=64 << 20, milliseconds=20_000)
 """What one lease asks for where the quota has it: a busy client's few seconds."""
 SETTLE_SECONDS: Final = 5.0
+_MS: Final = 1_000_000
+"""Nanoseconds of a millisecond: time adds up in integers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +47,11 @@ class _Lease:
     rounds: int = 0
     ciphertexts: int = 0
     bytes: int = 0
-    seconds: float = 0.0
+    nanoseconds: int = 0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def used(self) -> WorkDone:
-        milliseconds = math.ceil(1000 * self.seconds)
+        milliseconds = -(-self.nanoseconds // _MS)
         return WorkDone(
             rounds=self.rounds, ciphertexts=self.ciphertexts, bytes=self.bytes, milliseconds=milliseconds
         )
@@ -64,7 +65,7 @@ class _Lease:
             self.rounds + 1 <= held.get("rounds", 0)
             and self.ciphertexts + work.ciphertexts <= held.get("ciphertexts", 0)
             and self.bytes + work.bytes <= held.get("bytes", 0)
-            and 1000 * self.seconds < held.get("milliseconds", 0)
+            and self.nanoseconds < _MS * held.get("milliseconds", 0)
         )
 
     def take(self) -> tuple[Reservation, WorkDone] | None:
@@ -83,7 +84,7 @@ class _Lease:
         self.rounds -= covered.rounds
         self.ciphertexts -= covered.ciphertexts
         self.bytes -= covered.bytes
-        self.seconds = max(0.0, self.seconds - covered.milliseconds / 1000)
+        self.nanoseconds = max(0, self.nanoseconds - _MS * covered.milliseconds)
         return reservation, covered
 
 
@@ -130,7 +131,7 @@ class WorkMeter:
 
     def count_seconds(self, tenant: str, seconds: float) -> None:
         """Add the evaluator's time of an admitted round. What a lease no longer covers is owed by the next one."""
-        self._leases.setdefault(tenant, _Lease()).seconds += seconds
+        self._leases.setdefault(tenant, _Lease()).nanoseconds += round(1e9 * seconds)
 
     async def balances(self, tenant: str) -> tuple[Balance, ...]:
         """The tenant's work so far, the lease settled first. Raises :class:`Refusal` ``ledger_unusable``."""

@@ -13,7 +13,7 @@ from fhe_llm.errors import LedgerError
 from fhe_llm.privacy import Budget, SqliteLedger
 from fhe_llm.privacy.ledger import Ledger
 from fhe_llm_server.refusal import Refusal
-from fhe_llm_server.work_meter import RoundWork, WorkMeter
+from fhe_llm_server.work_meter import BLOCK, RoundWork, WorkMeter
 
 WORK = RoundWork(ciphertexts=2, bytes=1000)
 
@@ -134,7 +134,7 @@ def test_an_open_lease_of_a_crashed_proxy_stays_spent(ledger: SqliteLedger, tmp_
 
     asyncio.run(crash())
     balance = next(b for b in ledger.balances("key-a") if b.unit == "rounds")
-    assert balance.pending == balance.spent == 512
+    assert balance.pending == balance.spent == BLOCK.rounds + 1
 
 
 def test_a_client_that_hangs_up_leaves_no_reservation_behind(ledger: SqliteLedger, tmp_path: Path) -> None:
