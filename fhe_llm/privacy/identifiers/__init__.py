@@ -1,0 +1,5 @@
+"""Identifiers: found by recognisers, replaced by placeholders for one conversation, put back in the answer.
+
+:class:`Pseudonymiser` starts a conversation's :class:`Pseudonyms`. This earns no epsilon: an identifier that is not
+found leaves in clear, and so does everything else in the text.
+"""
