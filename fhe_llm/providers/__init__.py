@@ -1,1 +1,62 @@
-"""Closed models behind HTTP. They read what they are sent: :mod:`fhe_llm.privacy` decides what that is."""
+"""Closed models behind HTTP. They read what they are sent: :mod:`fhe_llm.privacy` decides what that is.
+
+Start with :class:`PrivateProviderLLM` and :func:`open_provider`. Names load when first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fhe_llm.providers.contract import (
+        Provider,
+        ProviderAnswer,
+        ProviderChunk,
+        ProviderRequest,
+        ProviderToolCall,
+        ProviderUsage,
+    )
+    from fhe_llm.providers.open_provider import open_provider
+    from fhe_llm.providers.private import PrivateProviderLLM, ProviderOptions
+    from fhe_llm.providers.release import PrivateAnswer, PrivateChunk, ReleaseReceipt
+
+_HOMES = {
+    "PrivateAnswer": "release",
+    "PrivateChunk": "release",
+    "PrivateProviderLLM": "private",
+    "Provider": "contract",
+    "ProviderAnswer": "contract",
+    "ProviderChunk": "contract",
+    "ProviderOptions": "private",
+    "ProviderRequest": "contract",
+    "ProviderToolCall": "contract",
+    "ProviderUsage": "contract",
+    "ReleaseReceipt": "release",
+    "open_provider": "open_provider",
+}
+
+__all__ = [
+    "PrivateAnswer",
+    "PrivateChunk",
+    "PrivateProviderLLM",
+    "Provider",
+    "ProviderAnswer",
+    "ProviderChunk",
+    "ProviderOptions",
+    "ProviderRequest",
+    "ProviderToolCall",
+    "ProviderUsage",
+    "ReleaseReceipt",
+    "open_provider",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
