@@ -8,6 +8,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+from provider_server import ProviderServer
 from tiny_model import PROMPT, write_tiny_gguf
 
 from fhe_llm import EncryptedLLM
@@ -110,3 +111,18 @@ def expected(tiny_model_path: Path, cache: Path) -> tuple[int, ...]:
         layers=8,
     )
     return run_in_the_clear(task, dict(source.linear_weights())).token_ids
+
+
+@pytest.fixture(scope="session")
+def provider_server_process() -> Iterator[ProviderServer]:
+    """The server behind :func:`provider_server`, started once."""
+    with ProviderServer() as server:
+        yield server
+
+
+@pytest.fixture
+def provider_server(provider_server_process: ProviderServer) -> Iterator[ProviderServer]:
+    """A server that speaks the providers' APIs, with nothing scripted and nothing received."""
+    provider_server_process.reset()
+    yield provider_server_process
+    provider_server_process.raise_faults()
