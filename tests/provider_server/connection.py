@@ -114,10 +114,11 @@ class Connection:
             await self._send(head[: len(head) // 2])
             return self._cut(delivery)
         await self._send(head)
+        after = delivery.after if response.stream or delivery.shred else min(delivery.after, 1)
         for n, part in enumerate(_parts(response, delivery)):
             if n:
                 await asyncio.sleep(delivery.pause)
-            if n == delivery.after:
+            if n == after:
                 await _held(delivery)
                 if delivery.cut == "in_body":
                     return self._cut(delivery)
@@ -132,7 +133,9 @@ class Connection:
         if not response.stream:
             headers["content-length"] = str(sum(map(len, response.parts)))
         return h11.Response(
-            status_code=response.status, headers=list(headers.items()), reason=_REASONS.get(response.status, b"")
+            status_code=response.status,
+            headers=list(headers.items()),
+            reason=_REASONS.get(response.status, b""),
         )
 
     async def _send(self, data: bytes) -> None:
