@@ -48,12 +48,10 @@ class EventParser:
             self._after_cr = False
         # only CR and LF end a line: bytes.splitlines knows exactly these
         for part in piece.splitlines(keepends=True):
-            ended = part[-1:] in b"\r\n"
-            self._keep(part.rstrip(b"\r\n") if ended else part)
-            if not ended:
-                continue
             self._after_cr = part.endswith(b"\r")
-            if (event := self._end_of_line()) is not None:
+            line = part.rstrip(b"\r\n")
+            self._keep(line)
+            if len(line) < len(part) and (event := self._end_of_line()) is not None:
                 yield event
 
     def _keep(self, part: bytes) -> None:
