@@ -24,7 +24,10 @@ from fhe_llm.errors import (
 LONGEST_RETRY_AFTER: Final = 86_400.0
 """A provider that asks for more than a day is not believed."""
 _WORDS: Final = re.compile(r"[a-z]{2,24}(_[a-z]{1,24}){1,7}")
-_PARAMETERS: Final = re.compile(r"(messages|tools|stop|response_format|tool_choice|stream_options)(\[\d{1,4}\])?(\.[a-z_]{2,24})?")
+_PARAMETERS: Final = re.compile(
+    r"(messages|tools|stop|model|seed|temperature|response_format|tool_choice|stream_options)"
+    r"(\[\d{1,4}\])?(\.[a-z_]{2,24})?"
+)
 _LONE_WORDS: Final = frozenset(
     {"validation", "generation", "overloaded", "unauthorized", "forbidden", "unhealthy", "input", "template", "tool"}
 )
@@ -64,12 +67,12 @@ class Refusal:
     retry_after: float | None = None
     final: bool = False
 
-    def error(self, provider: str) -> ProviderError:
-        """The error to raise."""
+    def error(self, provider: str, *, sent: str = "") -> ProviderError:
+        """The error to raise. No word that stands in ``sent``, the private part of the request, is in its message."""
         kind, cause, advice, retryable = self._meaning()
         again = retryable and not self.final
         return kind(
-            f"cannot get an answer from {provider}: {cause}{self._particulars()}. {advice}",
+            f"cannot get an answer from {provider}: {cause}{self._particulars(sent)}. {advice}",
             provider=provider,
             status=self.status,
             retryable=again,
@@ -87,12 +90,13 @@ class Refusal:
                 return _QUOTA_USED
         return _by_status(self.status)
 
-    def _particulars(self) -> str:
+    def _particulars(self, sent: str) -> str:
         """Status and words; a word is shown only where it looks like the name of an error and nothing else."""
         shown = [f"status {self.status}"] if self.status else []
-        shown += [repr(code) for code in dict.fromkeys(self.codes) if said(code)]
-        if self.parameter and (_WORDS.fullmatch(self.parameter) or _PARAMETERS.fullmatch(self.parameter)):
-            shown.append(f"parameter {self.parameter!r}")
+        shown += [repr(code) for code in dict.fromkeys(self.codes) if said(code) and code not in sent]
+        named = self.parameter or ""
+        if (_WORDS.fullmatch(named) or _PARAMETERS.fullmatch(named)) and named not in sent:
+            shown.append(f"parameter {named!r}")
         if self.retry_after is not None:
             shown.append(f"asks to wait {self.retry_after:g} s")
         return f" ({', '.join(shown)})" if shown else ""
