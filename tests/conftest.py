@@ -113,16 +113,8 @@ def expected(tiny_model_path: Path, cache: Path) -> tuple[int, ...]:
     return run_in_the_clear(task, dict(source.linear_weights())).token_ids
 
 
-@pytest.fixture(scope="session")
-def provider_server_process() -> Iterator[ProviderServer]:
-    """The server behind :func:`provider_server`, started once."""
+@pytest.fixture
+def provider_server() -> Iterator[ProviderServer]:
+    """A server that speaks the providers' APIs, at an address that no test has used: circuits are kept by address."""
     with ProviderServer() as server:
         yield server
-
-
-@pytest.fixture
-def provider_server(provider_server_process: ProviderServer) -> Iterator[ProviderServer]:
-    """A server that speaks the providers' APIs, with nothing scripted and nothing received."""
-    provider_server_process.reset()
-    yield provider_server_process
-    provider_server_process.raise_faults()

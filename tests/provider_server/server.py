@@ -78,13 +78,6 @@ class ProviderServer:
         """Those bytes, and every string of every JSON body without escapes."""
         return self.recorder.all_text()
 
-    def reset(self) -> None:
-        """Forget the script and what was received."""
-        with self._lock:
-            self._script.clear()
-            self._default = Reply()
-        self.recorder = Recorder()
-
     def __enter__(self) -> Self:
         self._thread.start()
         asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(20)
@@ -101,12 +94,8 @@ class ProviderServer:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(20)
         self._loop.close()
-        self.raise_faults()
-
-    def raise_faults(self) -> None:
-        """Raise what went wrong in the server itself, which is never the client's business."""
         if self._faults:
-            raise self._faults[0]
+            raise self._faults[0]  # what went wrong in the server itself is never the client's business
 
     async def _listen(self) -> None:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
