@@ -277,9 +277,7 @@ def _blocks(message: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _tool_use(call: Mapping[str, Any]) -> dict[str, Any]:
     function = call["function"]
-    arguments = function["arguments"]
-    given = json.loads(arguments) if isinstance(arguments, str) else arguments
-    return {"type": "tool_use", "id": call["id"], "name": function["name"], "input": given}
+    return {"type": "tool_use", "id": call["id"], "name": function["name"], "input": function["arguments"]}
 
 
 def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:

@@ -222,7 +222,7 @@ class _Answer:
         arguments = function.get("arguments")
         found.id = found.id or named
         found.name = found.name or text(function.get("name"))
-        found.arguments.append(_as_text(arguments) if isinstance(arguments, dict) else text(arguments))
+        found.arguments.append(json.dumps(arguments) if isinstance(arguments, dict) else text(arguments))
 
     def answer(self) -> ProviderAnswer:
         calls = tuple(
@@ -256,14 +256,10 @@ def _message(message: Mapping[str, Any]) -> dict[str, Any]:
     if not message.get("tool_calls"):
         return dict(message)
     calls = [
-        {**call, "function": {**call["function"], "arguments": _as_text(call["function"]["arguments"])}}
+        {**call, "function": {**call["function"], "arguments": json.dumps(call["function"]["arguments"])}}
         for call in message["tool_calls"]
     ]
     return {**message, "content": message["content"] or None, "tool_calls": calls}
-
-
-def _as_text(arguments: Any) -> str:
-    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
 
 
 def _content(content: Any) -> str:

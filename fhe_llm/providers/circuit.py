@@ -38,6 +38,11 @@ class Circuit:
         self._opened_at: float | None = None
         self._trial: Passage | None = None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether nothing but a trial may pass."""
+        return self._opened_at is not None
+
     def enter(self) -> Passage:
         """Leave to send one request. Raises :class:`ProviderUnavailableError` with ``retry_after`` where there is none."""
         with self._lock:
@@ -109,4 +114,5 @@ _CIRCUITS: Final[dict[tuple[int, str, str], Circuit]] = {}
 def shared_circuit(provider: str, address: str) -> Circuit:
     """The process's circuit of a provider at an address. A forked child has its own: a trial of its parent's would never
     end there, and a lock might be held."""
-    return _CIRCUITS.setdefault((os.getpid(), provider, address), Circuit(provider))
+    key = (os.getpid(), provider, address)
+    return _CIRCUITS.get(key) or _CIRCUITS.setdefault(key, Circuit(provider))
