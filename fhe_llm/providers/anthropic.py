@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Final, Unpack
 
 from fhe_llm.providers.anthropic_messages import AnthropicMessages
-from fhe_llm.providers.api_keys import ApiKey
-from fhe_llm.providers.http_provider import HttpProvider, HttpSettings
+from fhe_llm.providers.http_provider import Home, HttpProvider, HttpSettings
 
 ANTHROPIC_URL: Final = "https://api.anthropic.com"
 ANTHROPIC_KEY: Final = "ANTHROPIC_API_KEY"
@@ -21,12 +20,6 @@ class AnthropicProvider(HttpProvider):
     def __init__(self, model: str, **settings: Unpack[HttpSettings]) -> None:
         """See :class:`HttpSettings`. Raises :class:`fhe_llm.errors.ProviderAuthError`,
         :class:`fhe_llm.errors.ProviderRequestError`."""
-        dialect = AnthropicMessages()
-        key = ApiKey(settings.pop("api_key", None), provider=dialect.name, variable=ANTHROPIC_KEY)
-        url = settings.pop("base_url", None) or ANTHROPIC_URL
-        super().__init__(dialect, model, base_url=_without_version(url), api_key=key, **settings)
-
-
-def _without_version(url: str) -> str:
-    """Addresses are given with and without ``/v1``; the route brings it."""
-    return url.rstrip("/").removesuffix("/v1") if isinstance(url, str) else url
+        if isinstance(url := settings.get("base_url"), str):
+            settings["base_url"] = url.rstrip("/").removesuffix("/v1")  # the route brings it
+        super().__init__(AnthropicMessages(), model, Home(ANTHROPIC_URL, ANTHROPIC_KEY), settings)

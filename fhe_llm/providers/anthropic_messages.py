@@ -78,7 +78,9 @@ class AnthropicMessages:
                 "Move it there.",
             )
         if not talk:
-            raise limits.refusal("the messages", "there are only system messages", "Add a message of the user.")
+            raise limits.refusal(
+                "the messages", "there are only system messages", "Add a message of the user."
+            )
         for position, message in enumerate(request.messages):
             if message["role"] == "user" and not message["content"].strip():
                 raise limits.refusal(f"message {position}", "it is empty", "Drop it.")

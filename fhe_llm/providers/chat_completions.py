@@ -66,10 +66,10 @@ _STATUS_OF: Final[Mapping[str, int]] = {
 
 @dataclass(frozen=True, slots=True)
 class ChatCompletions:
-    """One provider's variant; ``token_field`` is how it calls ``max_tokens``."""
+    """One provider's variant; ``limit_name`` is how it calls ``max_tokens``."""
 
     name: str
-    token_field: str = "max_tokens"
+    limit_name: str = "max_tokens"
     most_stops: int | None = None
     path: str = "/chat/completions"
     own_headers: Mapping[str, str] = field(default_factory=dict)
@@ -85,7 +85,7 @@ class ChatCompletions:
     def body(self, request: ProviderRequest, model: str, *, streamed: bool) -> dict[str, Any]:
         """See :class:`fhe_llm.providers.dialect.Dialect`."""
         given = {
-            self.token_field: request.max_tokens,
+            self.limit_name: request.max_tokens,
             "temperature": request.temperature,
             "top_p": request.top_p,
             "stop": list(request.stop) or None,
@@ -185,7 +185,9 @@ class _Answer:
         self._model = text(body.get("model")) or self._model
         usage = record(body.get("usage"))
         if usage:
-            self._usage = ProviderUsage(count(usage.get("prompt_tokens")), count(usage.get("completion_tokens")))
+            self._usage = ProviderUsage(
+                count(usage.get("prompt_tokens")), count(usage.get("completion_tokens"))
+            )
         added = ""
         choices = body.get("choices")
         for choice in map(record, choices if isinstance(choices, list) else ()):

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -94,10 +95,14 @@ class Call:
         """Seconds until the deadline, not below 0."""
         return max(0.0, self.deadline - time.monotonic())
 
-    def failure(self, kind: type[ProviderError], cause: str, advice: str, *, retryable: bool = True) -> ProviderError:
+    def failure(
+        self, kind: type[ProviderError], cause: str, advice: str, *, retryable: bool = True
+    ) -> ProviderError:
         """An error of this call."""
         name = self.dialect.name
-        return kind(f"cannot get an answer from {name}: {cause}. {advice}", provider=name, retryable=retryable)
+        return kind(
+            f"cannot get an answer from {name}: {cause}. {advice}", provider=name, retryable=retryable
+        )
 
 
 def encoded(dialect: Dialect, request: ProviderRequest, model: str, *, streamed: bool) -> bytes:
@@ -250,10 +255,8 @@ class Exchange:
         return added
 
     def _drained(self) -> Routine[None]:
-        try:
+        with contextlib.suppress(BrokenError):  # the answer is whole; only the connection is lost
             yield Receive(min(_DRAIN_SECONDS, self._call.left()))
-        except BrokenError:
-            pass  # the answer is whole; only the connection is lost
 
     def _last(self, added: str, answer: ProviderAnswer) -> list[ProviderChunk]:
         self.finished = True

@@ -8,11 +8,12 @@ import os
 import time
 from collections.abc import AsyncGenerator, Generator
 from contextlib import AsyncExitStack, ExitStack, aclosing, closing
+from dataclasses import dataclass
 from typing import Any, Final, TypedDict
 
 import httpx
 
-from fhe_llm.errors import ProviderRequestError
+from fhe_llm.errors import ProviderRequestError, RequestError
 from fhe_llm.loops import LoopTransports
 from fhe_llm.models.messages import plain_messages
 from fhe_llm.providers.api_keys import ApiKey, ApiKeySource, checked_address
@@ -45,32 +46,41 @@ class HttpSettings(TypedDict, total=False):
     allow_insecure: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Where a provider is unless ``base_url`` says otherwise, and the environment's variable for its key."""
+
+    url: str
+    key_variable: str | None = None
+    key_required: bool = True
+
+
 class HttpProvider:
     """A :class:`fhe_llm.providers.Provider`. Threads, event loops and forked children may use one object."""
 
-    def __init__(
-        self,
-        dialect: Dialect,
-        model: str,
-        *,
-        base_url: str,
-        api_key: ApiKey,
-        timeout: float = TIMEOUT,
-        chunk_timeout: float = CHUNK_TIMEOUT,
-        max_retries: int = MAX_RETRIES,
-        allow_insecure: bool = False,
-    ) -> None:
-        """Checks what can be checked without network. Raises :class:`ProviderRequestError`."""
-        self._dialect, self._model = dialect, model
-        self._address = checked_address(base_url, provider=dialect.name, allow_insecure=allow_insecure)
-        self._key = api_key
-        self._timeout = _seconds(dialect.name, "timeout", timeout)
-        self._chunk_timeout = _seconds(dialect.name, "chunk_timeout", chunk_timeout)
-        if isinstance(max_retries, bool) or not isinstance(max_retries, int) or max_retries < 0:
-            raise _refusal(dialect.name, "max_retries", "it is not a whole number from 0")
+    def __init__(self, dialect: Dialect, model: str, home: Home, settings: HttpSettings) -> None:
+        """Checks what can be checked without network. Raises :class:`RequestError` (an unknown setting),
+        :class:`ProviderRequestError`, :class:`fhe_llm.errors.ProviderAuthError`."""
+        name = dialect.name
+        if unknown := sorted(settings.keys() - HttpSettings.__annotations__.keys()):
+            known = ", ".join(HttpSettings.__annotations__)
+            raise RequestError(f"cannot open {name}: there is no setting {unknown[0]!r}. Use one of {known}.")
         if not isinstance(model, str) or not model:
-            raise _refusal(dialect.name, "the model", "its name is empty")
-        self._retries = max_retries
+            raise _refusal(name, "the model", "its name is empty")
+        self._dialect, self._model = dialect, model
+        self._address = checked_address(
+            settings.get("base_url") or home.url,
+            provider=name,
+            allow_insecure=settings.get("allow_insecure", False),
+        )
+        self._timeout = _seconds(name, "timeout", settings.get("timeout", TIMEOUT))
+        self._chunk_timeout = _seconds(name, "chunk_timeout", settings.get("chunk_timeout", CHUNK_TIMEOUT))
+        self._retries = settings.get("max_retries", MAX_RETRIES)
+        if isinstance(self._retries, bool) or not isinstance(self._retries, int) or self._retries < 0:
+            raise _refusal(name, "max_retries", "it is not a whole number from 0")
+        self._key = ApiKey(
+            settings.get("api_key"), provider=name, variable=home.key_variable, required=home.key_required
+        )
         self._client: tuple[int, httpx.Client] | None = None
         self._async = LoopTransports(lambda: httpx.AsyncClient(**_CLIENT), httpx.AsyncClient.aclose)
 
@@ -121,9 +131,7 @@ class HttpProvider:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._model!r}, base_url={self._address!r})"
 
-    def _pieces(
-        self, request: ProviderRequest, *, streamed: bool
-    ) -> Generator[ProviderChunk, None, None]:
+    def _pieces(self, request: ProviderRequest, *, streamed: bool) -> Generator[ProviderChunk, None, None]:
         call = self._call(request, self._key.get(), streamed=streamed)
         with ExitStack() as opened:
             for attempt in attempts(call, self._retries):

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Final, Unpack
 from urllib.parse import urlsplit
 
-from fhe_llm.providers.api_keys import ApiKey
 from fhe_llm.providers.chat_completions import ChatCompletions
-from fhe_llm.providers.http_provider import HttpProvider, HttpSettings
+from fhe_llm.providers.http_provider import Home, HttpProvider, HttpSettings
 
 HUGGINGFACE_URL: Final = "https://router.huggingface.co/v1"
 HUGGINGFACE_KEY: Final = "HF_TOKEN"
@@ -23,10 +22,11 @@ class HuggingFaceProvider(HttpProvider):
     def __init__(self, model: str, **settings: Unpack[HttpSettings]) -> None:
         """See :class:`HttpSettings`. Raises :class:`fhe_llm.errors.ProviderAuthError`,
         :class:`fhe_llm.errors.ProviderRequestError`."""
-        dialect = ChatCompletions("huggingface")
-        key = ApiKey(settings.pop("api_key", None), provider=dialect.name, variable=HUGGINGFACE_KEY)
-        url = settings.pop("base_url", None) or HUGGINGFACE_URL
-        super().__init__(dialect, model, base_url=_with_version(url), api_key=key, **settings)
+        if url := settings.get("base_url"):
+            settings["base_url"] = _with_version(url)
+        super().__init__(
+            ChatCompletions("huggingface"), model, Home(HUGGINGFACE_URL, HUGGINGFACE_KEY), settings
+        )
 
 
 def _with_version(url: str) -> str:

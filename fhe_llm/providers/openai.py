@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Final, Unpack
 
 from fhe_llm.errors import ProviderRequestError
-from fhe_llm.providers.api_keys import ApiKey
 from fhe_llm.providers.chat_completions import ChatCompletions
-from fhe_llm.providers.http_provider import HttpProvider, HttpSettings
+from fhe_llm.providers.http_provider import Home, HttpProvider, HttpSettings
 
 OPENAI_URL: Final = "https://api.openai.com/v1"
 OPENAI_KEY: Final = "OPENAI_API_KEY"
@@ -22,10 +21,8 @@ class OpenAIProvider(HttpProvider):
     def __init__(self, model: str, **settings: Unpack[HttpSettings]) -> None:
         """See :class:`HttpSettings`. Raises :class:`fhe_llm.errors.ProviderAuthError`,
         :class:`ProviderRequestError`."""
-        dialect = ChatCompletions("openai", token_field="max_completion_tokens", most_stops=4)
-        key = ApiKey(settings.pop("api_key", None), provider=dialect.name, variable=OPENAI_KEY)
-        url = settings.pop("base_url", None) or OPENAI_URL
-        super().__init__(dialect, model, base_url=url, api_key=key, **settings)
+        dialect = ChatCompletions("openai", limit_name="max_completion_tokens", most_stops=4)
+        super().__init__(dialect, model, Home(OPENAI_URL, OPENAI_KEY), settings)
 
 
 class OpenAICompatibleProvider(HttpProvider):
@@ -37,11 +34,9 @@ class OpenAICompatibleProvider(HttpProvider):
     def __init__(self, model: str, **settings: Unpack[HttpSettings]) -> None:
         """See :class:`HttpSettings`. Raises :class:`ProviderRequestError`."""
         dialect = ChatCompletions("openai-compatible")
-        key = ApiKey(settings.pop("api_key", None), provider=dialect.name, variable=None, required=False)
-        url = settings.pop("base_url", None)
-        if not url:
+        if not settings.get("base_url"):
             raise ProviderRequestError(
                 "cannot open openai-compatible: there is no base_url. Pass base_url='https://host/v1'.",
                 provider=dialect.name,
             )
-        super().__init__(dialect, model, base_url=url, api_key=key, **settings)
+        super().__init__(dialect, model, Home("", key_required=False), settings)

@@ -1,6 +1,6 @@
 """Server-sent events from bytes (WHATWG HTML, section 9.2.6), with bounds on everything that is kept.
 
-Takes what providers send: ``event`` and ``data`` fields. ``id`` and ``retry`` mean nothing to a request that is not resumed.
+Reads the fields ``event`` and ``data``; ``id`` and ``retry`` mean nothing to a request that is not resumed.
 """
 
 from __future__ import annotations

@@ -205,7 +205,9 @@ class _Watch:
 
 def _request(client: httpx.Client | httpx.AsyncClient, call: Send) -> httpx.Request:
     limits = httpx.Timeout(call.seconds, connect=min(call.connect_seconds, call.seconds))
-    return client.build_request("POST", call.url, headers=dict(call.headers), content=call.body, timeout=limits)
+    return client.build_request(
+        "POST", call.url, headers=dict(call.headers), content=call.body, timeout=limits
+    )
 
 
 def _head(response: httpx.Response) -> Head:
