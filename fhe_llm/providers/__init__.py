@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     )
     from fhe_llm.providers.http_provider import HttpProvider, HttpSettings
     from fhe_llm.providers.huggingface import HuggingFaceProvider
-    from fhe_llm.providers.open_provider import open_provider
+    from fhe_llm.providers.names import open_provider
     from fhe_llm.providers.openai import OpenAICompatibleProvider, OpenAIProvider
     from fhe_llm.providers.private import PrivateProviderLLM, ProviderOptions
     from fhe_llm.providers.release import PrivateAnswer, PrivateChunk, ReleaseReceipt
@@ -43,7 +43,7 @@ _HOMES = {
     "ProviderToolCall": "contract",
     "ProviderUsage": "contract",
     "ReleaseReceipt": "release",
-    "open_provider": "open_provider",
+    "open_provider": "names",
 }
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""A provider from its name."""
+"""The providers there are, by name."""
 
 from __future__ import annotations
 
