@@ -263,7 +263,11 @@ function steps.read()
 end
 
 function steps.principals()
-    return {'principals', redis.call('HKEYS', principals)}
+    local names = redis.call('HKEYS', principals)
+    if #names == 0 and last > 0 then
+        damaged('the list of principals')
+    end
+    return {'principals', names}
 end
 
 function steps.count()
@@ -307,7 +311,7 @@ end
 local fine, answer = pcall(step)
 if not fine then
     if type(answer) ~= 'table' or not answer.damaged then
-        error(answer)
+        error(answer, 0)
     end
     answer = {'damaged', answer.damaged}
 end

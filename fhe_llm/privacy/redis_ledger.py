@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NoReturn, cast
 
-from fhe_llm.errors import LedgerError
-from fhe_llm.privacy.charge import UNITS, Charge, Unit
+from fhe_llm.privacy.charge import MAX_AMOUNT, UNITS, Charge, Unit
 from fhe_llm.privacy.counters import Budgets, Counter, Counters, balances_in, check_left, checked_time
 from fhe_llm.privacy.events import Event
 from fhe_llm.privacy.ledger import (
@@ -48,8 +46,8 @@ class RedisLedger(Ledger):
     """A ledger at a ``redis://``, ``rediss://`` or ``unix://`` URL, begun where there is none under ``prefix``.
 
     Any number of machines may share it; the time is the server's unless ``clock`` is given. Safe to use from threads
-    and after a fork. Raises :class:`LedgerError` where the server cannot be used: unreachable, out of memory, a replica,
-    one that evicts keys or writes nothing to disk, or one that lost what it had confirmed.
+    and after a fork. Raises :class:`LedgerError` where the server cannot be used: unreachable, out of memory, a
+    replica, one that evicts keys or writes nothing to disk, or one that lost what it had confirmed.
     """
 
     def __init__(
@@ -113,7 +111,7 @@ class RedisLedger(Ledger):
                 int(time),
                 uncapped=event.kind in UNCAPPED,
             )
-        raise LedgerError(f"cannot use the ledger {self._store}: it is damaged. See docs/privacy-ledger.md.")
+        raise self._store.damaged("a counter")
 
     def _commit(self, reservation: Reservation, charge: Charge, event: str) -> None:
         decoded(event)  # or the history could not be read any more
@@ -171,13 +169,13 @@ class RedisLedger(Ledger):
             until = min(before + PAGE, last)
             _, rows = self._store.call("page", who, first=before + 1, last=until)
             if len(rows) != until - before:
-                raise self._damaged("entries of the history")
+                raise self._store.damaged("entries of the history")
             for identifier, flat in rows:
                 row = dict(zip(flat[::2], flat[1::2], strict=True))
                 try:
                     yield read_entry(identifier.partition("-")[0], int(row.pop("time")), **row)
                 except (KeyError, TypeError, ValueError):
-                    raise self._damaged(f"entry {identifier} of the history") from None
+                    raise self._store.damaged(f"entry {identifier} of the history") from None
             before = until
 
     def principals(self) -> tuple[str, ...]:
@@ -200,23 +198,17 @@ class RedisLedger(Ledger):
         for place, text in zip(flat[::2], flat[1::2], strict=True):
             parts = text.split(" ")
             if len(parts) != len(("start", "spent", "pending")):
-                raise self._damaged("a counter")
+                raise self._store.damaged("a counter")
             found[self._place(place)] = Counter(*(self._number(part) for part in parts))
         return found
 
     def _place(self, text: str) -> tuple[Unit, Window]:
         unit, _, window = text.partition(" ")
         if unit not in UNITS or window not in WINDOWS:
-            raise self._damaged("a budget or a counter")
-        return cast(Unit, unit), cast(Window, window)
+            raise self._store.damaged("a budget or a counter")
+        return unit, window
 
     def _number(self, text: str) -> int:
-        if not re.fullmatch("[0-9]{1,16}", text):
-            raise self._damaged("a budget or a counter")
+        if not re.fullmatch("[0-9]{1,16}", text) or int(text) > MAX_AMOUNT:
+            raise self._store.damaged("a budget or a counter")
         return int(text)
-
-    def _damaged(self, what: str) -> LedgerError:
-        return LedgerError(
-            f"cannot use the ledger {self._store}: {what} is missing or damaged. Restore a backup, see "
-            "docs/privacy-ledger.md."
-        )

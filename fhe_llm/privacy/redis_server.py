@@ -84,11 +84,11 @@ def _setting(client: redis.Redis, name: str) -> str | None:
     found: dict[Any, Any] = {}
     with _allowed():
         found = client.config_get(name)
-    return next((_text(value) for key, value in found.items() if _text(key) == name), None)
+    return next((_text(value) for value in found.values()), None)
 
 
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 @contextlib.contextmanager

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 FORMAT: Final = "1"
 MAX_PREFIX: Final = 64
 KEYS: Final = ("meta", "history", "principals", "budgets:", "counters:", "charges:", "entries:")
-"""The last four belong to one principal each. ``meta`` holds format, identity and number of entries; ``history`` is a
-stream, and ``entries:`` lists which of its entries are a principal's; ``principals`` has the size of each one's keys."""
+"""The last four are one principal's. ``meta`` has format, identity and number of entries; ``history`` is a stream, of
+which ``entries:`` lists the principal's; ``principals`` has the size of each one's four keys."""
 
 
 class RedisStore:
@@ -62,8 +62,8 @@ class RedisStore:
             **fields,
         }
         with self._told():
-            *answer, seen = text_of(self._sent([*keys, plain(asked)]))
-            self._seen = max(self._seen, int(seen))
+            answer: list[Any] = text_of(self._sent([*keys, plain(asked)]))
+            self._seen = max(self._seen, int(answer.pop()))
         self._check(answer)
         return answer
 
@@ -96,10 +96,7 @@ class RedisStore:
     def _check(self, answer: list[Any]) -> None:
         said, what = answer[0], answer[1] if len(answer) > 1 else ""
         if said == "damaged":
-            raise LedgerError(
-                f"cannot use the ledger {self}: {what} is missing or damaged. Restore a backup, see "
-                "docs/privacy-ledger.md."
-            )
+            raise self.damaged(what)
         if said == "replaced":
             raise LedgerError(
                 f"cannot use the ledger {self}: it was deleted, or another one was put in its place. Open it anew."
@@ -115,15 +112,25 @@ class RedisStore:
                 "Update fhe-llm."
             )
 
+    def damaged(self, what: str) -> LedgerError:
+        """The error for keys that do not fit each other, or hold what this library never wrote."""
+        return LedgerError(
+            f"cannot use the ledger {self}: it is damaged or incomplete ({what}). Restore a backup, see "
+            "docs/privacy-ledger.md."
+        )
+
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
         import redis
 
         try:
             yield
+        except UnicodeDecodeError as error:
+            raise self.damaged("bytes that are no text") from error
         except (redis.RedisError, OSError, ValueError, TypeError) as error:
+            cause, _, _ = str(error).partition(" script: ")  # where in the script it was is no news
             raise LedgerError(
-                f"cannot use the ledger {self}: {error}. Nothing was released; see docs/privacy-ledger.md."
+                f"cannot use the ledger {self}: {cause.rstrip('.')}. Nothing was released; see docs/privacy-ledger.md."
             ) from error
 
 
