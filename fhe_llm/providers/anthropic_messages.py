@@ -78,7 +78,9 @@ class AnthropicMessages:
                 "Move it there.",
             )
         if not talk:
-            raise limits.refusal("the messages", "there are only system messages", "Add a message of the user.")
+            raise limits.refusal(
+                "the messages", "there are only system messages", "Add a message of the user."
+            )
         for position, message in enumerate(request.messages):
             if message["role"] == "user" and not message["content"].strip():
                 raise limits.refusal(f"message {position}", "it is empty", "Drop it.")
@@ -277,9 +279,7 @@ def _blocks(message: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _tool_use(call: Mapping[str, Any]) -> dict[str, Any]:
     function = call["function"]
-    arguments = function["arguments"]
-    given = json.loads(arguments) if isinstance(arguments, str) else arguments
-    return {"type": "tool_use", "id": call["id"], "name": function["name"], "input": given}
+    return {"type": "tool_use", "id": call["id"], "name": function["name"], "input": function["arguments"]}
 
 
 def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:

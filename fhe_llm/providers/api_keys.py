@@ -73,7 +73,9 @@ class ApiKey:
         if not isinstance(key, str):
             raise self._refusal(f"its API key is {type(key).__name__}", advice)
         if not (key.isascii() and key.isprintable()) or " " in key or len(key) > MAX_KEY_LENGTH:
-            raise self._refusal("its API key holds characters that no header may, or too many", "Copy it again.")
+            raise self._refusal(
+                "its API key holds characters that no header may, or too many", "Copy it again."
+            )
         return key
 
     def _refusal(self, cause: str, advice: str) -> ProviderAuthError:
@@ -83,7 +85,9 @@ class ApiKey:
         return f"ApiKey({self._provider!r})"
 
     def __reduce__(self) -> str:
-        raise TypeError("cannot copy or pickle an API key: it would leave this process. Open the provider anew.")
+        raise TypeError(
+            "cannot copy or pickle an API key: it would leave this process. Open the provider anew."
+        )
 
 
 def checked_address(base_url: str, *, provider: str, allow_insecure: bool) -> str:

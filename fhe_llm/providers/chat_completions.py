@@ -66,10 +66,10 @@ _STATUS_OF: Final[Mapping[str, int]] = {
 
 @dataclass(frozen=True, slots=True)
 class ChatCompletions:
-    """One provider's variant; ``token_field`` is how it calls ``max_tokens``."""
+    """One provider's variant; ``limit_name`` is how it calls ``max_tokens``."""
 
     name: str
-    token_field: str = "max_tokens"
+    limit_name: str = "max_tokens"
     most_stops: int | None = None
     path: str = "/chat/completions"
     own_headers: Mapping[str, str] = field(default_factory=dict)
@@ -85,7 +85,7 @@ class ChatCompletions:
     def body(self, request: ProviderRequest, model: str, *, streamed: bool) -> dict[str, Any]:
         """See :class:`fhe_llm.providers.dialect.Dialect`."""
         given = {
-            self.token_field: request.max_tokens,
+            self.limit_name: request.max_tokens,
             "temperature": request.temperature,
             "top_p": request.top_p,
             "stop": list(request.stop) or None,
@@ -185,7 +185,9 @@ class _Answer:
         self._model = text(body.get("model")) or self._model
         usage = record(body.get("usage"))
         if usage:
-            self._usage = ProviderUsage(count(usage.get("prompt_tokens")), count(usage.get("completion_tokens")))
+            self._usage = ProviderUsage(
+                count(usage.get("prompt_tokens")), count(usage.get("completion_tokens"))
+            )
         added = ""
         choices = body.get("choices")
         for choice in map(record, choices if isinstance(choices, list) else ()):
@@ -222,7 +224,7 @@ class _Answer:
         arguments = function.get("arguments")
         found.id = found.id or named
         found.name = found.name or text(function.get("name"))
-        found.arguments.append(_as_text(arguments) if isinstance(arguments, dict) else text(arguments))
+        found.arguments.append(json.dumps(arguments) if isinstance(arguments, dict) else text(arguments))
 
     def answer(self) -> ProviderAnswer:
         calls = tuple(
@@ -256,14 +258,10 @@ def _message(message: Mapping[str, Any]) -> dict[str, Any]:
     if not message.get("tool_calls"):
         return dict(message)
     calls = [
-        {**call, "function": {**call["function"], "arguments": _as_text(call["function"]["arguments"])}}
+        {**call, "function": {**call["function"], "arguments": json.dumps(call["function"]["arguments"])}}
         for call in message["tool_calls"]
     ]
     return {**message, "content": message["content"] or None, "tool_calls": calls}
-
-
-def _as_text(arguments: Any) -> str:
-    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
 
 
 def _content(content: Any) -> str:

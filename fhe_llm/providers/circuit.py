@@ -5,6 +5,7 @@ Closed (requests pass) → open (none do) → half open (one trial) → closed, 
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -38,8 +39,14 @@ class Circuit:
         self._opened_at: float | None = None
         self._trial: Passage | None = None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether nothing but a trial may pass."""
+        return self._opened_at is not None
+
     def enter(self) -> Passage:
-        """Leave to send one request. Raises :class:`ProviderUnavailableError` with ``retry_after`` where there is none."""
+        """Leave to send one request. Raises :class:`ProviderUnavailableError`, with ``retry_after``, where there is
+        none."""
         with self._lock:
             passage = Passage(self)
             if self._opened_at is None:
@@ -52,7 +59,7 @@ class Circuit:
 
     def _refusal(self, left: float) -> ProviderUnavailableError:
         if left > 0:
-            when = f"It is tried again in {left:.0f} s; repeat then." if left >= 1 else "It is tried again within a second."
+            when = f"It is tried again in {math.ceil(left)} s; repeat then."
         else:
             left, when = _TRIAL_SECONDS, "A trial request is on its way; repeat when it has ended."
         return ProviderUnavailableError(
@@ -107,6 +114,7 @@ _CIRCUITS: Final[dict[tuple[int, str, str], Circuit]] = {}
 
 
 def shared_circuit(provider: str, address: str) -> Circuit:
-    """The process's circuit of a provider at an address. A forked child has its own: a trial of its parent's would never
-    end there, and a lock might be held."""
-    return _CIRCUITS.setdefault((os.getpid(), provider, address), Circuit(provider))
+    """The process's circuit of a provider at an address. A forked child has its own: a trial of its parent's would
+    never end there, and a lock might be held."""
+    key = (os.getpid(), provider, address)
+    return _CIRCUITS.get(key) or _CIRCUITS.setdefault(key, Circuit(provider))

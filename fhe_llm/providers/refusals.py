@@ -1,5 +1,5 @@
-"""An error response becomes one of our errors. What a provider wrote is read for its kind and never repeated: it may hold
-the prompt or a part of the key."""
+"""An error response becomes one of our errors. What a provider wrote is read for its kind and never repeated: it may
+hold the prompt or a part of the key."""
 
 from __future__ import annotations
 
@@ -29,14 +29,26 @@ _PARAMETERS: Final = re.compile(
     r"(\[\d{1,4}\])?(\.[a-z_]{2,24})?"
 )
 _LONE_WORDS: Final = frozenset(
-    {"validation", "generation", "overloaded", "unauthorized", "forbidden", "unhealthy", "input", "template", "tool"}
+    {
+        "validation",
+        "generation",
+        "overloaded",
+        "unauthorized",
+        "forbidden",
+        "unhealthy",
+        "input",
+        "template",
+        "tool",
+    }
 )
 _CONTEXT: Final = re.compile(
     r"maximum context length|context (length|window)|context limit|prompt is too long"
     r"|`inputs` (tokens|must have)|input validation error: `?inputs",
     re.IGNORECASE,
 )
-_QUOTA: Final = re.compile(r"credit balance is too low|exceeded your (current|monthly included) (quota|credits)", re.IGNORECASE)
+_QUOTA: Final = re.compile(
+    r"credit balance is too low|exceeded your (current|monthly included) (quota|credits)", re.IGNORECASE
+)
 _QUOTA_CODES: Final = frozenset(
     {
         "insufficient_quota",
@@ -49,8 +61,12 @@ _QUOTA_CODES: Final = frozenset(
         "access_terminated",
     }
 )
-_FILTER_CODES: Final = frozenset({"content_filter", "content_policy_violation", "responsible_ai_policy_violation"})
-_CONTEXT_CODES: Final = frozenset({"context_length_exceeded", "string_above_max_length", "context_window_exceeded"})
+_FILTER_CODES: Final = frozenset(
+    {"content_filter", "content_policy_violation", "responsible_ai_policy_violation"}
+)
+_CONTEXT_CODES: Final = frozenset(
+    {"context_length_exceeded", "string_above_max_length", "context_window_exceeded"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +150,26 @@ _REDIRECTED: Final[_Meaning] = (
     "Give the final address as base_url.",
     False,
 )
-_OVERLOADED: Final[_Meaning] = (ProviderUnavailableError, "it is overloaded or not ready", "Repeat later.", True)
+_OVERLOADED: Final[_Meaning] = (
+    ProviderUnavailableError,
+    "it is overloaded or not ready",
+    "Repeat later.",
+    True,
+)
 _BY_STATUS: Final[Mapping[int, _Meaning]] = {
     401: (ProviderAuthError, "it does not accept the API key", "Check the key.", False),
-    403: (ProviderAuthError, "the API key may not do this", "Check what the key and its account allow.", False),
-    404: (ProviderRequestError, "it knows no such model or route", "Check the model's name and base_url.", False),
+    403: (
+        ProviderAuthError,
+        "the API key may not do this",
+        "Check what the key and its account allow.",
+        False,
+    ),
+    404: (
+        ProviderRequestError,
+        "it knows no such model or route",
+        "Check the model's name and base_url.",
+        False,
+    ),
     408: (ProviderTimeoutError, "it gave up waiting", "Repeat.", True),
     409: (ProviderError, "another request is in its way", "Repeat.", True),
     413: (ProviderRequestError, "the request is larger than it takes", "Send less.", False),
@@ -146,7 +177,12 @@ _BY_STATUS: Final[Mapping[int, _Meaning]] = {
     429: (ProviderLimitError, "too many requests", "Repeat later, or send fewer.", True),
     502: _OVERLOADED,
     503: _OVERLOADED,
-    504: (ProviderTimeoutError, "it did not answer its own gateway in time", "Repeat, or ask for less.", True),
+    504: (
+        ProviderTimeoutError,
+        "it did not answer its own gateway in time",
+        "Repeat, or ask for less.",
+        True,
+    ),
     529: _OVERLOADED,
 }
 
@@ -162,8 +198,8 @@ def _by_status(status: int) -> _Meaning:
 
 
 def said(code: str) -> bool:
-    """Whether a provider's word may stand in a message: words joined by underscores are error codes; anything else may be
-    an echo of what was sent."""
+    """Whether a provider's word may stand in a message: words joined by underscores are error codes; anything else may
+    be an echo of what was sent."""
     return code in _LONE_WORDS or _WORDS.fullmatch(code) is not None
 
 

@@ -51,7 +51,9 @@ class Limits:
             raise self.refusal("stop", "one of the sequences is no text or empty", "Drop it.")
         if self.most_stops is not None and len(request.stop) > self.most_stops:
             raise self.refusal(
-                "stop", f"there are {len(request.stop)} sequences, and it takes {self.most_stops}", "Drop some."
+                "stop",
+                f"there are {len(request.stop)} sequences, and it takes {self.most_stops}",
+                "Drop some.",
             )
 
     def _between(self, name: str, value: float | None, highest: float) -> None:
@@ -88,13 +90,17 @@ class Limits:
     def _messages(self, request: ProviderRequest) -> None:
         for position, message in enumerate(request.messages):
             if message["role"] == "tool" and not message.get("tool_call_id"):
-                raise self.refusal(f"message {position}", "it has no tool_call_id", "Name the call it answers.")
+                raise self.refusal(
+                    f"message {position}", "it has no tool_call_id", "Name the call it answers."
+                )
             if any(not call.get("id") for call in message.get("tool_calls") or ()):
                 raise self.refusal(f"message {position}", "one of its tool calls has no id", "Keep the ids.")
 
     def _extra(self, extra: Mapping[str, Any]) -> None:
         if taken := sorted(set(extra) & set(self.managed)):
-            raise self.refusal(f"extra[{taken[0]!r}]", "this library writes that field", "Use the argument for it.")
+            raise self.refusal(
+                f"extra[{taken[0]!r}]", "this library writes that field", "Use the argument for it."
+            )
         try:
             json.dumps(dict(extra), allow_nan=False)
         except (TypeError, ValueError):

@@ -1,6 +1,6 @@
 """Server-sent events from bytes (WHATWG HTML, section 9.2.6), with bounds on everything that is kept.
 
-Takes what providers send: ``event`` and ``data`` fields. ``id`` and ``retry`` mean nothing to a request that is not resumed.
+Reads the fields ``event`` and ``data``; ``id`` and ``retry`` mean nothing to a request that is not resumed.
 """
 
 from __future__ import annotations
@@ -67,10 +67,7 @@ class EventParser:
         if not line:
             return self._end_of_event()
         self._kept += 1  # an event of nothing but short lines is bounded too
-        try:
-            field, _, value = line.decode().partition(":")
-        except UnicodeDecodeError:
-            raise EventStreamError("an event is not UTF-8") from None
+        field, _, value = _decoded(line).partition(":")
         value = value.removeprefix(" ")
         if field == "data":
             self._data.append(value)
@@ -84,3 +81,11 @@ class EventParser:
         name, data = self._name, self._data
         self._name, self._data, self._kept = "", [], 0
         return ServerEvent(name or "message", "\n".join(data)) if data else None
+
+
+def _decoded(line: bytes) -> str:
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        pass  # it holds the line, and would be the context of what is raised here
+    raise EventStreamError("an event is not UTF-8")
