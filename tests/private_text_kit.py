@@ -39,7 +39,7 @@ Messages = list[dict[str, Any]]
 EPSILON: Final = 2.0
 PUBLIC: Final = tuple(
     """the a is was in on of and my your he she it has had with please tell about what why how doctor house river
-    letter money green small old new ill well be kind to . , ? ! :""".split()  # noqa: SIM905 - words read like this
+    letter money green small old new ill well be kind to . , ? ! : ( )""".split()  # noqa: SIM905 - words read like this
 )
 
 

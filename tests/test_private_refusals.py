@@ -198,7 +198,8 @@ async def test_a_call_that_is_cancelled_ends_the_request(begin: Begin) -> None:
 @pytest.mark.parametrize("way", WAYS)
 def test_a_ledger_that_another_process_holds(begin: Begin, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     setting, front = begin(way)
-    monkeypatch.setattr("fhe_llm.privacy.sqlite_connections.BUSY_SECONDS", 0.05, raising=False)
+    for module in ("sqlite_connections", "sqlite_file"):
+        monkeypatch.setattr(f"fhe_llm.privacy.{module}.WAIT_S", 0.05)
     other = sqlite3.connect(setting.folder / "ledger.sqlite", isolation_level=None)
     try:
         other.execute("BEGIN EXCLUSIVE")
