@@ -95,8 +95,8 @@ def ask_status(llm: HttpProvider, way: str) -> int:
 
 
 class Adapted:
-    """One provider at the local server. ``failures`` are the server's names of errors: the class raised, and whether the
-    request is sent again."""
+    """One provider at the local server. ``failures`` are the server's names of errors: the class raised, and whether
+    the request is sent again."""
 
     provider: ClassVar[str]
     model: ClassVar[str]
