@@ -11,7 +11,7 @@ from fhe_llm.privacy.charge import UNIT_INFO, Unit
 from fhe_llm.privacy.ledger import WINDOW_MS, window_end, window_start
 from fhe_llm.privacy.reporting.forecast import DAY_MS, Forecast
 from fhe_llm.privacy.reporting.series import Point, Series
-from fhe_llm.privacy.reporting.words import number
+from fhe_llm.privacy.reporting.words import LENGTHS, briefly, number
 
 WIDTH: Final = 1000
 HEIGHT: Final = 240
@@ -74,7 +74,7 @@ def chart_of(series: Series, forecast: Forecast) -> Chart:
         start=box.start,
         end=box.end,
         x_labels=_x_labels(box),
-        y_labels=tuple(_y_label(box.top * part, series.unit) for part in (1.0, 0.5, 0.0)),
+        y_labels=tuple(y_label(box.top * part, series.unit) for part in (1.0, 0.5, 0.0)),
     )
 
 
@@ -90,7 +90,7 @@ def _box(series: Series, forecast: Forecast) -> _Box:
         end = last + max(min(ahead * 1.05, AHEAD * seen), 0.03 * seen)
     end = min(end, last + max(2 * (last - start), 1)) if WINDOW_MS[series.window] else end
     most = max(max(point.spent, point.limit or 0) for point in points)
-    return _Box(start, int(end) + 1, _nice(most, UNIT_INFO[series.unit].scale))
+    return _Box(start, int(end) + 1, _top(most, series.unit))
 
 
 def _steps(points: list[tuple[int, int]], box: _Box) -> str:
@@ -136,6 +136,13 @@ def _resets(series: Series, box: _Box) -> str:
     return "".join(f"M{box.x(time)} 0V{HEIGHT}" for time in times)
 
 
+def _top(most: int, unit: Unit) -> int:
+    if unit == "milliseconds":
+        length = next((length for length, _ in LENGTHS if most >= length), 1)
+        return length * _nice(-(-most // length), 1)
+    return _nice(most, UNIT_INFO[unit].scale)
+
+
 def _nice(most: int, scale: int) -> int:
     """An amount at or above ``most`` whose half is a short number too."""
     floor = max(most, 2 if scale == 1 else scale // 1000)
@@ -159,8 +166,10 @@ def _x_labels(box: _Box) -> tuple[str, ...]:
     return tuple(f"{time:%H:%M}" if span > 600_000 else f"{time:%H:%M:%S}" for time in times)
 
 
-def _y_label(amount: float, unit: Unit) -> str:
-    return number(amount, unit, up=False)
+def y_label(amount: float, unit: Unit) -> str:
+    """A short number, with its unit only where the number is told in another one."""
+    told = briefly if unit in ("bytes", "milliseconds") else number
+    return told(amount, unit, up=False) if amount else "0"
 
 
 def _number(value: float) -> str:

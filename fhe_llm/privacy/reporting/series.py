@@ -10,9 +10,9 @@ from fhe_llm.privacy.charge import Unit
 from fhe_llm.privacy.ledger import WINDOW_MS, Window, window_end, window_start
 
 SHOWN: Final[Mapping[Window, tuple[int, int]]] = {
-    "hour": (48, 6),
-    "day": (30, 12),
-    "week": (26, 14),
+    "hour": (24, 12),
+    "day": (14, 24),
+    "week": (12, 28),
     "30days": (12, 30),
 }
 """How many windows back a series reaches, and in how many steps each may be told. A lifetime is told as a whole."""

@@ -8,7 +8,7 @@ from typing import Final
 
 from fhe_llm.privacy.charge import UNIT_INFO, Kind, Unit, shown
 from fhe_llm.privacy.ledger import Entry
-from fhe_llm.privacy.reporting.charts import Chart, chart_of
+from fhe_llm.privacy.reporting.charts import Chart, chart_of, y_label
 from fhe_llm.privacy.reporting.exposure import EventTally, Protection
 from fhe_llm.privacy.reporting.forecast import DAY_MS
 from fhe_llm.privacy.reporting.report import BudgetReport, Line, PrincipalReport
@@ -31,12 +31,14 @@ MOST_SHOWN: Final = 100
 """Principals on a page; beyond, those whose budgets are fullest."""
 LOW: Final = 0.25
 SOON_MS: Final = 30 * DAY_MS
+MOST_ALERTS: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
     """One kind of event: a headline figure, its counts, and what stands behind it."""
 
+    kind: Kind
     title: str
     figure: str
     counts: str
@@ -55,6 +57,7 @@ class Card:
     kind_word: str
     title: str
     figure: str
+    left: str
     detail: str
     state: str
     share: float | None
@@ -111,6 +114,7 @@ class View:
     people: tuple[Person, ...]
     left_out: int
     alerts: tuple[Alert, ...]
+    more_alerts: int
     rows: tuple[Row, ...]
     older: int
     units: tuple[tuple[str, str, str], ...]
@@ -122,13 +126,15 @@ def view_of(report: BudgetReport) -> View:
     kept = [each for each in report.principals if each in urgent] if len(report.principals) > MOST_SHOWN else None
     people = tuple(_person(each, f"p{i}") for i, each in enumerate(kept or report.principals, 1))
     rows = tuple(_row(entry) for entry in reversed(report.newest))
+    alerts = sorted(_alerts(kept or list(report.principals), people, report.made_at), key=lambda alert: alert.level)
     return View(
         made=moment(report.made_at),
         store=report.store,
         entries=report.entries,
         people=people,
         left_out=len(report.principals) - len(people),
-        alerts=tuple(_alerts(kept or list(report.principals), people, report.made_at)),
+        alerts=tuple(alerts[:MOST_ALERTS]),
+        more_alerts=max(0, len(alerts) - MOST_ALERTS),
         rows=rows,
         older=report.entries - len(rows),
         units=tuple(
@@ -166,28 +172,30 @@ def _person(report: PrincipalReport, place: str) -> Person:
 
 
 def _tile(tally: EventTally) -> Tile:
-    spent = ", ".join(briefly(amount, unit, up=True) for unit, amount in tally.spent.items() if unit != "milliseconds")
-    figure = f"{tally.events:,}" if tally.kind == "work" or not spent else spent
-    if tally.kind == "work":
-        figure = briefly(tally.spent.get("rounds", 0), "rounds", up=True)
-    elif not spent:
-        figure = f"{tally.events:,} event{'s' * (tally.events != 1)}"
+    unit = next(iter(tally.spent), None)  # the others of work are quotas of the same rounds
+    figure = (
+        f"{tally.events:,} event{'s' * (tally.events != 1)}"
+        if unit is None
+        else briefly(tally.spent[unit], unit, up=True)
+    )
     pending = f"{tally.pending:,} reserved and not settled: may have left" if tally.pending else ""
     notes = tuple(f"{printable(note)} ({count:,})" for note, count in tally.notes.items())
     title = EVENT_WORDS.get(tally.name, tally.name)
     badge = PROTECTION_WORDS[tally.protection]
-    return Tile(title, figure, counted(tally), tally.protection, badge, pending, notes)
+    return Tile(tally.kind, title, figure, counted(tally), tally.protection, badge, pending, notes)
 
 
 def _card(line: Line, place: str) -> Card:
     balance, unit = line.balance, line.unit
     share = _share(line)
     left = balance.left
-    title = f"{UNIT_INFO[unit].label} {WINDOW_WORDS[line.window]}"
+    title = f"{UNIT_INFO[unit].label} · {WINDOW_WORDS[line.window]}"
+    brief = ""
     if balance.budget is None or left is None:
         figure, detail = f"{briefly(balance.spent, unit, up=True)} spent", "no budget over this time"
     else:
         figure = f"{briefly(left, unit, up=False)} left"
+        brief = f"{y_label(left, unit)} left"
         detail = f"{shown(balance.spent, unit)} of {shown(balance.budget.limit, unit)} spent"
         if balance.refreshes_at is not None:
             detail += f"; refreshes {moment(balance.refreshes_at)}"
@@ -203,6 +211,7 @@ def _card(line: Line, place: str) -> Card:
         KIND_WORDS[line.kind],
         title,
         figure,
+        brief,
         detail,
         state,
         None if share is None else round(100 * share, 2),

@@ -11,6 +11,7 @@ from fhe_llm.privacy.charge import UNIT_INFO, Kind, Unit, from_amount, shown
 from fhe_llm.privacy.ledger import Entry, Window
 from fhe_llm.privacy.reporting.exposure import EventTally, Protection
 from fhe_llm.privacy.reporting.forecast import DAY_MS, LEAST_CHARGES, LEAST_PARTS, PARTS, Forecast
+from fhe_llm.receipt import human_bytes
 
 WINDOW_WORDS: Final[Mapping[Window, str]] = {
     "hour": "per hour",
@@ -104,9 +105,16 @@ def printable(text: str) -> str:
 
 def counted(tally: EventTally) -> str:
     """``234 events, 4,988 tokens``."""
-    names = {"bytes_up": "bytes up", "bytes_down": "bytes down", "replaced": "identifiers replaced"}
-    counts = [f"{count:,} {names.get(name, name)}" for name, count in tally.counts.items()]
+    counts = [_count(name, count) for name, count in tally.counts.items()]
     return ", ".join([f"{tally.events:,} event{'s' * (tally.events != 1)}", *counts])
+
+
+def _count(name: str, count: int) -> str:
+    if name.startswith("bytes"):
+        return f"{human_bytes(count)} {name[6:]}".rstrip()
+    if name == "milliseconds":
+        return f"{briefly(count, 'milliseconds', up=True)} of the evaluator"
+    return f"{count:,} {'identifiers' if name == 'replaced' else name}"
 
 
 def forecast_words(forecast: Forecast, unit: Unit, window: Window) -> str:
