@@ -81,8 +81,7 @@ def chart_of(series: Series, forecast: Forecast) -> Chart:
 def _box(series: Series, forecast: Forecast) -> _Box:
     points = series.points
     first, last = points[0].time, points[-1].time
-    start = window_start(series.window, first) if WINDOW_MS[series.window] else first
-    start = min(start, last - 60_000)
+    start = min(first, last - 60_000)
     end = window_end(series.window, last)
     if end is None:
         seen = last - start

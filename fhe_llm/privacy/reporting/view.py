@@ -19,6 +19,7 @@ from fhe_llm.privacy.reporting.words import (
     WINDOW_WORDS,
     briefly,
     counted,
+    epsilon_words,
     forecast_words,
     happened,
     moment,
@@ -63,7 +64,7 @@ class Card:
     share: float | None
     pending: float
     forecast: str
-    epsilon: tuple[str, ...]
+    epsilon: str
     chart: Chart
     rows: tuple[tuple[int, str, str, str, str], ...]
 
@@ -77,8 +78,12 @@ class Person:
     about: str
     adds_up: bool | None
     tiles: tuple[Tile, ...]
-    budgets: tuple[Card, ...]
-    others: tuple[Card, ...]
+    cards: tuple[Card, ...]
+
+    @property
+    def budgets(self) -> tuple[Card, ...]:
+        """Those that have a budget."""
+        return tuple(card for card in self.cards if card.share is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +95,7 @@ class Row:
     kind: Kind
     kind_word: str
     action: str
-    change: str
+    change: tuple[str, ...]
     what: str
 
 
@@ -156,7 +161,7 @@ def _share(line: Line) -> float | None:
 
 
 def _person(report: PrincipalReport, place: str) -> Person:
-    cards = [(line, _card(line, f"{place}-{i}")) for i, line in enumerate(report.lines, 1)]
+    cards = [_card(line, f"{place}-{i}") for i, line in enumerate(report.lines, 1)]
     about = f"{report.entries:,} entr{'y' if report.entries == 1 else 'ies'}"
     if report.first is not None and report.last is not None:
         about += f", {moment(report.first)} to {moment(report.last)}"
@@ -166,8 +171,7 @@ def _person(report: PrincipalReport, place: str) -> Person:
         about,
         report.adds_up,
         tuple(_tile(tally) for tally in report.exposure),
-        tuple(card for line, card in cards if line.balance.budget is not None),
-        tuple(card for line, card in cards if line.balance.budget is None),
+        tuple(sorted(cards, key=lambda card: card.share is None)),
     )
 
 
@@ -217,7 +221,7 @@ def _card(line: Line, place: str) -> Card:
         None if share is None else round(100 * share, 2),
         round(100 * pending, 2),
         forecast_words(line.forecast, unit, line.window),
-        tuple(_epsilon(line)),
+        epsilon_words(line.epsilon),
         chart_of(line.series, line.forecast),
         tuple(
             (point.time, second(point.time), *_amounts(point.spent, point.limit, point.left, unit))
@@ -232,12 +236,6 @@ def _amounts(spent: int, limit: int | None, left: int | None, unit: Unit) -> tup
         "–" if limit is None else shown(limit, unit),
         "–" if left is None else shown(left, unit),
     )
-
-
-def _epsilon(line: Line) -> Iterator[str]:
-    for each in line.epsilon:
-        of = "" if each.limit is None else f" of {each.limit:.4g}"
-        yield f"ε = {each.spent:.4g}{of} at δ = {each.delta:g}, by {each.accountant}"
 
 
 def _row(entry: Entry) -> Row:

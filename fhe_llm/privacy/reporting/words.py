@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import Final
 
 from fhe_llm.privacy.charge import UNIT_INFO, Kind, Unit, from_amount, shown
 from fhe_llm.privacy.ledger import Entry, Window
+from fhe_llm.privacy.reporting.epsilon import EpsilonAtDelta
 from fhe_llm.privacy.reporting.exposure import EventTally, Protection
 from fhe_llm.privacy.reporting.forecast import DAY_MS, LEAST_CHARGES, LEAST_PARTS, PARTS, Forecast
 from fhe_llm.receipt import human_bytes
@@ -82,12 +83,11 @@ def number(amount: float | Decimal, unit: Unit, *, up: bool) -> str:
     return _plain(value)
 
 
-def signed(change: Mapping[Unit, int]) -> str:
-    """``+6 ε``; ``0`` for an entry that changed nothing."""
-    return (
-        ", ".join(f"{'+' if amount >= 0 else '−'}{shown(abs(amount), unit)}" for unit, amount in change.items())
-        or "0"
-    )
+def signed(change: Mapping[Unit, int]) -> tuple[str, ...]:
+    """``+6 ε`` for each unit; ``0`` for an entry that changed nothing."""
+    return tuple(
+        f"{'+' if amount >= 0 else '−'}{shown(abs(amount), unit)}" for unit, amount in change.items()
+    ) or ("0",)
 
 
 def happened(entry: Entry) -> str:
@@ -131,6 +131,17 @@ def forecast_words(forecast: Forecast, unit: Unit, window: Window) -> str:
             f"{moment(forecast.since or 0)}. It takes {LEAST_CHARGES}, in {LEAST_PARTS} of {PARTS} parts of that time."
         )
     return f"At the pace since {moment(forecast.since or 0)} ({_pace(forecast, unit, window)}), {_end(forecast, unit)}."
+
+
+def epsilon_words(found: Sequence[EpsilonAtDelta]) -> str:
+    """What a ρ means at its δ, by each accountant; empty for no ρ."""
+    if not found:
+        return ""
+    told = [
+        f"{each.spent:.4g}{'' if each.limit is None else f' of {each.limit:.4g}'} by {each.accountant}"
+        for each in found
+    ]
+    return f"At δ = {found[0].delta:g}: ε = {', '.join(told)}"
 
 
 def _end(forecast: Forecast, unit: Unit) -> str:
