@@ -18,7 +18,7 @@ from typing import Final
 import jinja2
 from markupsafe import Markup
 
-from fhe_llm.errors import FheLlmError
+from fhe_llm.errors import RequestError
 from fhe_llm.privacy.reporting.report import BudgetReport
 from fhe_llm.privacy.reporting.view import view_of
 from fhe_llm.privacy.reporting.words import KIND_WORDS
@@ -41,12 +41,12 @@ def html_page(report: BudgetReport) -> str:
     )
 
 
-def write_page(report: BudgetReport, path: Path) -> int:
-    """Write the page to ``path`` (mode 0600), in one step and over what was there; returns its size in bytes.
+def write_page(page: str, path: Path) -> int:
+    """Write a page to ``path`` (mode 0600), in one step and over what was there; returns its size in bytes.
 
-    Raises :class:`FheLlmError` where the file cannot be written.
+    Raises :class:`RequestError` where the file cannot be written.
     """
-    page = html_page(report).encode("utf-8", "replace")
+    content = page.encode("utf-8", "replace")
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         if path.is_dir():
@@ -54,7 +54,7 @@ def write_page(report: BudgetReport, path: Path) -> int:
         handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             with open(handle, "wb") as file:
-                file.write(page)
+                file.write(content)
                 file.flush()
                 os.fsync(handle)
             draft.replace(path)
@@ -62,10 +62,10 @@ def write_page(report: BudgetReport, path: Path) -> int:
             with contextlib.suppress(OSError):
                 draft.unlink()
     except OSError as error:
-        raise FheLlmError(
+        raise RequestError(
             f"cannot write the report to {path}: {error.strerror or error}. Name another file with --output."
         ) from error
-    return len(page)
+    return len(content)
 
 
 def _digest(text: str) -> str:

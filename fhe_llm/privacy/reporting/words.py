@@ -42,6 +42,7 @@ PROTECTION_WORDS: Final[Mapping[Protection, str]] = {
     "unprotected": "no guarantee",
     "quota": "quota, no privacy figure",
 }
+UNITS_DIFFER: Final = "Units are never added: ε and ε per distance, ρ and the rest say different things."
 LENGTHS: Final = ((3_600_000, "h"), (60_000, "min"), (1000, "s"))
 SIGNIFICANT: Final = 4
 LONGEST: Final = 300
@@ -51,6 +52,13 @@ def moment(milliseconds: int) -> str:
     """``28 Nov 2026, 14:30 UTC``."""
     time = datetime.fromtimestamp(milliseconds / 1000, UTC)
     return f"{time.day} {time:%b %Y, %H:%M} UTC"
+
+
+def brief_moment(milliseconds: int, beside: int) -> str:
+    """``28 Nov 14:30``: UTC, with the year where it is another one than in the time it stands ``beside``."""
+    time, other = (datetime.fromtimestamp(each / 1000, UTC) for each in (milliseconds, beside))
+    year = "" if time.year == other.year else f" {time.year}"
+    return f"{time.day} {time:%b}{year} {time:%H:%M}"
 
 
 def second(milliseconds: int) -> str:
@@ -125,12 +133,14 @@ def forecast_words(forecast: Forecast, unit: Unit, window: Window) -> str:
         return f"Nothing is left{_until(forecast)}."
     if forecast.outlook == "idle":
         return "Nothing was spent of late."
+    since = forecast.since or 0
     if forecast.outlook == "too-little-data":
         return (
             f"Too little to forecast: {forecast.charges} charge{'s' * (forecast.charges != 1)} since "
-            f"{moment(forecast.since or 0)}. It takes {LEAST_CHARGES}, in {LEAST_PARTS} of {PARTS} parts of that time."
+            f"{moment(since)}. It takes {LEAST_CHARGES}, in {LEAST_PARTS} of {PARTS} parts of that time."
         )
-    return f"At the pace since {moment(forecast.since or 0)} ({_pace(forecast, unit, window)}), {_end(forecast, unit)}."
+    beside = forecast.until or forecast.runs_out or since
+    return f"At the pace since {brief_moment(since, beside)} ({_pace(forecast, unit, window)}), {_end(forecast, unit)}."
 
 
 def epsilon_words(found: Sequence[EpsilonAtDelta]) -> str:
@@ -148,10 +158,11 @@ def _end(forecast: Forecast, unit: Unit) -> str:
     if forecast.runs_out is not None:
         words = f"it runs out about {moment(forecast.runs_out)}"
         if forecast.until is not None:
-            words += f", before it refreshes on {moment(forecast.until)}"
-        if forecast.earliest is not None and forecast.latest is not None:
-            return f"{words} (between {moment(forecast.earliest)} and {moment(forecast.latest)})"
-        return f"{words} ({moment(forecast.earliest or forecast.runs_out)} at the earliest; it may also last)"
+            words += f", before it refreshes on {brief_moment(forecast.until, forecast.runs_out)}"
+        earliest = brief_moment(forecast.earliest or forecast.runs_out, forecast.runs_out)
+        if forecast.latest is None:
+            return f"{words} ({earliest} at the earliest; it may also last)"
+        return f"{words} (between {earliest} and {brief_moment(forecast.latest, forecast.runs_out)})"
     if forecast.until is None or forecast.left_then is None:
         words = "it lasts for decades"
     else:
