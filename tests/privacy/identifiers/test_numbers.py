@@ -44,7 +44,7 @@ networks = (
 @given(networks, st.sampled_from([" ", "-", ""]), st.sampled_from([4, 5, 6]))
 def test_cards_of_every_network_are_found_in_any_grouping(number: str, separator: str, size: int) -> None:
     written = grouped(number, size, separator)
-    assert found(CARDS, f"paid with {written}, thanks")[0] == written
+    assert written in found(CARDS, f"paid with {written}, thanks")
 
 
 @given(cards(), st.data())
