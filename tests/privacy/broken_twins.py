@@ -155,9 +155,9 @@ class CoarseNoise(GaussianEmbedding):
 
 
 def thin_flooding(**settings: Any) -> NoiseFlooding:
-    """Half the noise."""
+    """A quarter of the noise."""
     made = NoiseFlooding(**settings)
-    made._noise = NoiseFlooding(**settings | {"error_bound": settings["error_bound"] / 2})._noise
+    made._noise = NoiseFlooding(**settings | {"error_bound": settings["error_bound"] / 4})._noise
     return made
 
 
