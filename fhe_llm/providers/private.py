@@ -181,6 +181,7 @@ class PrivateProviderLLM:
     def _prepare(self, messages: Prompt, options: ProviderOptions) -> _Call:
         plain = _plain(messages)
         request_of = _request(options)
+        self._provider.check(request_of(plain))  # before anything is paid
         outgoing = self._released(plain, options.get("idempotency_key"))
         return _Call(plain, outgoing, request_of(outgoing.messages), self._receipt(outgoing))
 

@@ -1,10 +1,11 @@
-"""A real Redis server of a test's own, on a socket in its folder: started, stopped, killed and started again."""
+"""A real Redis server of a test's own, on a socket in its folder and on a port: started, stopped, killed and started again."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -21,10 +22,10 @@ START_S = 20.0
 class RedisProcess:
     """A server whose data lies in ``folder``; ``options`` are those of its command line, the last one counts."""
 
-    def __init__(self, folder: Path, *options: str, port: int = 0) -> None:
+    def __init__(self, folder: Path, *options: str) -> None:
         self.folder = folder
         self.options = options
-        self.port = port
+        self.port = free_port()
         self.socket = folder / "redis.sock"
         self.url = f"unix://{self.socket}?db=0"
         self._process: subprocess.Popen[bytes] | None = None
@@ -82,13 +83,20 @@ class RedisProcess:
 
 
 @contextlib.contextmanager
-def redis_server(*options: str, port: int = 0) -> Iterator[RedisProcess]:
+def redis_server(*options: str) -> Iterator[RedisProcess]:
     """One in a folder of its own, whose name is short enough for a socket."""
     needed()
-    with tempfile.TemporaryDirectory(prefix="fhe-llm-redis-") as folder, RedisProcess(
-        Path(folder), *options, port=port
-    ) as server:
+    with (
+        tempfile.TemporaryDirectory(prefix="fhe-llm-redis-") as folder,
+        RedisProcess(Path(folder), *options) as server,
+    ):
         yield server
+
+
+def free_port() -> int:
+    """A port that nobody listens at."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
 
 
 def needed() -> None:

@@ -47,7 +47,7 @@ def address_patterns() -> AddressPatterns:
             rf"(?:{_GAP}{_UNIT}(?![^\W_]))?(?:{_GAP}(?:"
             r"(?:APO|FPO|DPO) A[AEP] [0-9]{5}"
             rf"|{_TOWN},? (?:[A-Z]{{2}}|{_WORD}),? [0-9]{{5}}(?:-[0-9]{{4}})?"
-            rf"|(?:[A-Z]{{1,2}}-)?[0-9]{{4,5}}(?: [A-Z]{{2}}\b)?(?:{_GAP}{_TOWN})?"
+            rf"|(?:[A-Z]{{1,2}}-)?[0-9]{{4,5}}(?:-[0-9]{{3}})?(?: [A-Z]{{2}}\b)?(?:{_GAP}{_TOWN})?"
             rf"|{_TOWN},? [0-9]{{4,5}}"
             rf"|(?:{_TOWN}{_GAP}){{0,2}}{_BRITISH_CODE}"
             r")(?![^\W_]))?"
@@ -80,5 +80,5 @@ def _streets() -> tuple[str, ...]:
         rf"{_WORD})(?={_GAP}(?:APO|FPO|DPO) )",
         # any name and number right before a continental postcode and town
         rf"(?:{_WORD}[ ](?:{_PARTICLE}){{0,2}}){{1,4}}{_NUMBER}"
-        rf"(?={_GAP}(?:[A-Z]{{1,2}}-)?[0-9]{{4,5}}[ ]{_CAPITAL})",
+        rf"(?={_GAP}(?:[A-Z]{{1,2}}-)?[0-9]{{4,5}}(?:-[0-9]{{3}})?[ ]{_CAPITAL})",
     )

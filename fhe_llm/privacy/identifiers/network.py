@@ -23,7 +23,9 @@ _PROFILE: Final = re.compile(
     re.I,
 )
 _V4: Final = re.compile(r"(?<![\w.])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![\w]|\.[0-9])")
-_V6: Final = re.compile(r"(?<![\w:.])[0-9A-Fa-f:]{3,39}(?:(?<=:)(?:[0-9]{1,3}\.){3}[0-9]{1,3})?(?![\w:])")
+_V6: Final = re.compile(
+    r"(?<![\w:.])(?:[0-9A-Fa-f:]{2,30}(?<=:)(?:[0-9]{1,3}\.){3}[0-9]{1,3}|[0-9A-Fa-f:]{3,39})(?![\w:])"
+)
 _VERSION_CUE: Final = re.compile(r"\b(?:version|release|firmware|build|ver|v|rev|patch|update)\W{0,3}$", re.I)
 
 

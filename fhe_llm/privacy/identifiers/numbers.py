@@ -51,7 +51,7 @@ def _cards(text: str, run: re.Match[str]) -> Iterator[tuple[int, int]]:
     groups = [(m.start(), m.end()) for m in _GROUP.finditer(text, run.start(), run.end())]
     for first, (start, _) in enumerate(groups):
         length = 0
-        for begin, end in groups[first:]:
+        for begin, end in groups[first : first + 19]:
             length += end - begin
             if length > 19:
                 break

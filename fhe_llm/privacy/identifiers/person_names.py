@@ -61,7 +61,7 @@ def _trimmed(words: Words) -> Words:
 def _told(words: Words) -> Iterator[tuple[int, int]]:
     """All of them: what stands before says that they are a name."""
     words = _trimmed(words)
-    if words and (len(words) > 1 or len(words[0][0].rstrip(".")) > 1):
+    if any(not word[0].endswith(".") and len(word[0]) > 1 for word in words):
         yield words[0].start(), words[-1].end()
 
 

@@ -16,11 +16,12 @@ _PARTICLE: Final = (
     "(?:van|von|vom|zu|zum|zur|de|der|den|del|della|delle|dei|di|da|do|dos|das|du|des|la|le|el|al|bin|ibn|ter|ten|te"
     "|y|e|af|av)"
 )
-_PART: Final = rf"(?:{_WORD}(?!\.[^\W\d_])|{_CAPITAL}\.)"
+_INITIALS: Final = rf"(?:{_CAPITAL}\.){{1,3}}(?!\w)"
+_PART: Final = rf"(?:{_INITIALS}|{_WORD}(?!\.[^\W\d_]))"
 _GAP: Final = r"[ \u00a0]"
 _NAME: Final = rf"{_PART}(?:{_GAP}(?:{_PARTICLE}{_GAP}){{0,3}}{_PART}){{0,5}}"
 _LINE: Final = r"^[ \t>#*_]{0,6}"
-TOKEN: Final = re.compile(rf"{_CAPITAL}\.(?!\w)|[\w'’-]+")
+TOKEN: Final = re.compile(rf"{_INITIALS}|[\w'’-]+")
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ DEFAULT_REGIONS: Final = ("US", "GB", "DE", "FR", "ES", "IT", "NL")
 _EXTENSION: Final = r"(?: ?(?:x|ext\.?|extension) ?[0-9]{1,6})?"
 # a number starts with +, ( or a digit; between digits stand at most three separators
 _CANDIDATE: Final = re.compile(
-    rf"(?<![\w.,/@#=&-])(?<![.,/#=&-] )(?:\+ ?)?\(?\+?[0-9](?:[ ./()-]{{0,3}}[0-9]){{5,17}}{_EXTENSION}(?![\w@])",
+    rf"(?<![\w.,/@#=&-])(?:\+ ?)?\(?\+?[0-9](?:[ ./()-]{{0,3}}[0-9]){{5,17}}{_EXTENSION}(?![\w@])",
     re.IGNORECASE,
 )
 _NORTH_AMERICA: Final = re.compile(
