@@ -33,6 +33,7 @@ from fhe_llm.providers import (
 )
 from fhe_llm_langchain.errors import langchain_errors
 from fhe_llm_langchain.messages import to_dicts
+from fhe_llm_langchain.structured import structured
 from fhe_llm_langchain.tracing import refuse_tracing
 from fhe_llm_langchain.untraced import Untraced
 
@@ -139,14 +140,36 @@ class ChatPrivateProvider(Untraced, BaseChatModel):
         tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
         *,
         tool_choice: dict[str, Any] | str | bool | None = None,
+        strict: bool | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
         """Let the model call ``tools``, whose names and schemas the provider reads as they are."""
         chosen: Any = {True: "required", False: "none", "any": "required"}.get(tool_choice, tool_choice)
-        listed = [convert_to_openai_tool(tool) for tool in tools]
+        listed = [convert_to_openai_tool(tool, strict=strict) for tool in tools]
         if isinstance(chosen, str) and chosen not in ("auto", "none", "required"):
             chosen = {"type": "function", "function": {"name": chosen}}
         return self.bind(tools=listed, **({} if chosen is None else {"tool_choice": chosen}), **kwargs)
+
+    def with_structured_output(
+        self,
+        schema: dict[str, Any] | type,
+        *,
+        method: Literal["function_calling"] = "function_calling",
+        include_raw: bool = False,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, Any]:
+        """Answers as ``schema`` says, by way of a tool the model must call: the one way every provider has.
+
+        An answer that does not fit is not repeated in the error. With ``include_raw`` the result is a dict of "raw",
+        "parsed" and "parsing_error".
+        """
+        with langchain_errors():
+            if method != "function_calling":
+                raise RequestError(
+                    f"cannot use method={method!r}: providers share no other than 'function_calling'. Change it."
+                )
+            return structured(self, schema, method, include_raw, strict, kwargs)
 
     def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
         self._refuse_tracing()
