@@ -28,6 +28,12 @@ def server() -> Iterator[RedisProcess]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def locked() -> Iterator[RedisProcess]:
+    with redis_server("--requirepass", SECRET) as server:
+        yield server
+
+
 @contextlib.contextmanager
 def configured(server: RedisProcess, **settings: str) -> Iterator[None]:
     """The server with other settings for a while."""
@@ -90,7 +96,7 @@ class TestServersThatAreNotTrusted:
                     lambda: ledger.release(made),
                     lambda: ledger.set_budget("oom", Budget("rounds", 9)),
                 ):
-                    with pytest.raises(LedgerError, match="OOM command not allowed.*Nothing was released"):
+                    with pytest.raises(LedgerError, match=r"OOM command not allowed.*Nothing was released"):
                         call()
                 assert spent(ledger, "oom") == {("rounds", "lifetime"): 1}
             ledger.commit(made)
@@ -149,11 +155,6 @@ class TestServersThatAreNotTrusted:
 
 class TestPasswords:
     """They open the ledger, and are nowhere to be read."""
-
-    @pytest.fixture(scope="class")
-    def locked(self) -> Iterator[RedisProcess]:
-        with redis_server("--requirepass", SECRET) as server:
-            yield server
 
     def urls(self, locked: RedisProcess, word: str) -> list[str]:
         return [
@@ -215,7 +216,8 @@ def test_without_the_package_it_says_what_to_install() -> None:
     code = (
         "import sys; sys.modules['redis'] = None\n"
         "from fhe_llm.errors import LedgerError\n"
-        "from fhe_llm.privacy import RedisLedger, open_ledger\n"
+        "from fhe_llm.privacy.open_ledger import open_ledger\n"
+        "from fhe_llm.privacy.redis_ledger import RedisLedger\n"
         "for make in (RedisLedger, open_ledger):\n"
         "    try: make('redis://me:s3cret@localhost')\n"
         "    except LedgerError as error: print(error)\n"
