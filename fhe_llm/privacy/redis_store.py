@@ -74,7 +74,8 @@ class RedisStore:
     def close(self) -> None:
         """Close the connections."""
         self._closed = True
-        self._client().connection_pool.disconnect(inuse_connections=False)
+        pool: Any = self._client().connection_pool
+        pool.disconnect(inuse_connections=False)
 
     def _client(self) -> redis.Redis:
         return self._clients.get(os.getpid()) or self._clients.setdefault(os.getpid(), self._connect())

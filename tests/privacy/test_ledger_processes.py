@@ -148,7 +148,7 @@ class LedgerProcessesContract:
     def test_processes_that_are_killed_spend_one_cap(
         self, where: str, crash: Callable[[Spenders], None]
     ) -> None:
-        self.spent_by_all(where, 2_000, crash, kills=24)
+        self.spent_by_all(where, 2_000, crash, kills=8)
 
     @pytest.mark.slow
     def test_processes_that_are_killed_spend_one_cap_in_many_amounts(
