@@ -7,7 +7,7 @@ import hashlib
 import importlib.resources
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from fhe_llm.errors import LedgerError, PrivacyParameterError
@@ -37,7 +37,7 @@ class RedisStore:
                 f"cannot use this prefix: it must be 1 to {MAX_PREFIX} printable characters without braces. Change it."
             )
         self._prefix = prefix
-        self._connect = lambda: connected(url)
+        self._connect: Callable[[], redis.Redis] = lambda: connected(url)
         # a forked child may find the locks of its parent's pool taken for ever, so it gets a pool of its own
         self._clients: dict[int, redis.Redis] = {}
         self._closed = False
@@ -74,8 +74,7 @@ class RedisStore:
     def close(self) -> None:
         """Close the connections."""
         self._closed = True
-        pool: Any = self._client().connection_pool
-        pool.disconnect(inuse_connections=False)
+        self._client().connection_pool.disconnect(inuse_connections=False)
 
     def _client(self) -> redis.Redis:
         return self._clients.get(os.getpid()) or self._clients.setdefault(os.getpid(), self._connect())
