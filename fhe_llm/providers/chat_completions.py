@@ -49,7 +49,7 @@ _STATUS_OF: Final[Mapping[str, int]] = {
     "overloaded": 503,
     "unhealthy": 503,
     "overloaded_error": 529,
-    "server_overloaded": 503,
+    "server_is_overloaded": 503,
     "rate_limit_exceeded": 429,
     "rate_limit_error": 429,
     "insufficient_quota": 429,

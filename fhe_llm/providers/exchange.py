@@ -31,7 +31,7 @@ CONNECT_SECONDS: Final = 10.0
 _MAX_ERROR_BYTES: Final = 64 << 10
 _DRAIN_SECONDS: Final = 0.2
 """How long the end of a finished stream is waited for, so that its connection can be used again."""
-_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9_.:=-]{1,128}")
 _MEDIA_TYPE: Final = re.compile(r"[a-z]{1,20}/[a-z0-9.+-]{1,60}")
 _SLOW: Final = frozenset({408, 424})
 """Statuses below 500 that say the provider fails."""
@@ -153,9 +153,8 @@ class Exchange:
             error = self._call.failure(ProviderUnavailableError, str(broken), "Repeat later.")
         except (UnreadableError, EventStreamError) as unreadable:
             self._passage.failed()
-            error = self._call.failure(
-                ProviderError, f"its answer cannot be read, {unreadable}", "Repeat, or check base_url."
-            )
+            cause = f"its answer cannot be read, {unreadable}"
+            error = self._call.failure(ProviderError, cause, "Check base_url.", retryable=False)
         else:
             self._passage.succeeded()
             self._shown = True

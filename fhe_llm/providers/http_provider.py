@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import ssl
 import time
 from collections.abc import AsyncGenerator, Generator
 from contextlib import AsyncExitStack, ExitStack, aclosing, closing
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final, TypedDict
 
 import httpx
@@ -81,8 +83,10 @@ class HttpProvider:
         self._key = ApiKey(
             settings.get("api_key"), provider=name, variable=home.key_variable, required=home.key_required
         )
-        self._client: tuple[int, httpx.Client] | None = None
-        self._async = LoopTransports(lambda: httpx.AsyncClient(**_CLIENT), httpx.AsyncClient.aclose)
+        self._clients: dict[int, httpx.Client] = {}
+        self._async = LoopTransports(
+            lambda: httpx.AsyncClient(**_CLIENT, verify=self._tls), httpx.AsyncClient.aclose
+        )
 
     @property
     def name(self) -> str:
@@ -119,9 +123,9 @@ class HttpProvider:
 
     def close(self) -> None:
         """Close connections of blocking calls."""
-        opened, self._client = self._client, None
-        if opened is not None and opened[0] == os.getpid():
-            opened[1].close()
+        opened = self._clients.pop(os.getpid(), None)
+        if opened is not None:
+            opened.close()
 
     async def aclose(self) -> None:
         """:meth:`close`, and the connections of async calls."""
@@ -191,12 +195,22 @@ class HttpProvider:
         self._dialect.check(plain)
         return encoded(self._dialect, plain, self._model, streamed=streamed)
 
+    @cached_property
+    def _tls(self) -> ssl.SSLContext:
+        """Reading the certificates takes longer than the rest of a client, which each event loop has anew."""
+        return httpx.create_ssl_context()
+
     def _blocking(self) -> httpx.Client:
-        """This process's client; a child drops its parent's, whose sockets are the parent's."""
-        opened = self._client
-        if opened is None or opened[0] != os.getpid():
-            self._client = opened = (os.getpid(), httpx.Client(**_CLIENT))
-        return opened[1]
+        """This process's client. A forked child leaves its parent's alone, whose sockets are the parent's; there is no
+        lock, which the fork might find taken."""
+        process = os.getpid()
+        found = self._clients.get(process)
+        if found is None:
+            made = httpx.Client(**_CLIENT, verify=self._tls)
+            found = self._clients.setdefault(process, made)
+            if found is not made:
+                made.close()  # another thread was first
+        return found
 
 
 _CLIENT: Final[dict[str, Any]] = {"headers": {"user-agent": "fhe-llm"}, "follow_redirects": False}

@@ -64,6 +64,7 @@ _QUOTA_CODES: Final = frozenset(
 _FILTER_CODES: Final = frozenset(
     {"content_filter", "content_policy_violation", "responsible_ai_policy_violation"}
 )
+_OVERLOAD_CODES: Final = frozenset({"overloaded", "overloaded_error", "server_is_overloaded"})
 _CONTEXT_CODES: Final = frozenset(
     {"context_length_exceeded", "string_above_max_length", "context_window_exceeded"}
 )
@@ -104,6 +105,8 @@ class Refusal:
                 return _FILTERED
             if codes & _QUOTA_CODES or self.status == 402 or _QUOTA.search(self.message):
                 return _QUOTA_USED
+        if codes & _OVERLOAD_CODES:
+            return _OVERLOADED  # text-generation-inference says so with status 429
         return _by_status(self.status)
 
     def _particulars(self, sent: str) -> str:
