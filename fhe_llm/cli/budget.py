@@ -141,7 +141,10 @@ def report(
     if html:
         path = output or Path("budget-report.html")
         size = write_page(html_page(found), path)
-        echo_json({"path": str(path), "bytes": size}) if as_json else typer.echo(f"wrote {path}")
+        if as_json:
+            echo_json({"path": str(path), "bytes": size})
+        else:
+            typer.echo(f"wrote {path}")
     elif as_json:
         echo_json(found.to_dict())
     else:
@@ -220,12 +223,12 @@ def _line(balance: Balance) -> str:
 
 def _entry_line(entry: Entry) -> str:
     from fhe_llm.privacy.charge import shown
+    from fhe_llm.privacy.reporting.words import happened
 
     changes = ", ".join(
         f"{'+' if amount >= 0 else '-'}{shown(abs(amount), unit)}" for unit, amount in entry.change.items()
     )
-    what = str(entry.budget) if entry.budget else entry.event.describe() if entry.event else ""
-    return f"{_time(entry.time)}  {entry.principal}  {entry.action}  {changes or '0'}  {what}"
+    return f"{_time(entry.time)}  {entry.principal}  {entry.action}  {changes or '0'}  {happened(entry)}"
 
 
 def _time(milliseconds: int) -> str:

@@ -61,7 +61,11 @@ def chart_of(series: Series, forecast: Forecast) -> Chart:
     spent = _steps([(point.time, point.spent) for point in series.points], box)
     limits = [(point.time, point.limit) for point in series.points if point.limit is not None]
     if limits:
-        limits = [limits[0], *(b for a, b in itertools.pairwise(limits) if a[1] != b[1]), (box.end, limits[-1][1])]
+        limits = [
+            limits[0],
+            *(b for a, b in itertools.pairwise(limits) if a[1] != b[1]),
+            (box.end, limits[-1][1]),
+        ]
     first = box.x(series.points[0].time)
     return Chart(
         spent=spent,

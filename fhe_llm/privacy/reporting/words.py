@@ -83,8 +83,7 @@ def number(amount: float | Decimal, unit: Unit, *, up: bool) -> str:
     value = from_amount(1, unit) * Decimal(amount)
     if not value:
         return "0"
-    step = Decimal(1).scaleb(max(value.adjusted() - SIGNIFICANT + 1, -9))
-    value = (value / step).to_integral_value(ROUND_CEILING if up else ROUND_FLOOR) * step
+    value = _rounded(value, ROUND_CEILING if up else ROUND_FLOOR)
     for power, letter in ((12, "T"), (9, "G"), (6, "M"), (4, "k")):
         if abs(value) >= Decimal(1).scaleb(power):
             return f"{_plain(value.scaleb(-3 if letter == 'k' else -power))}{letter}"
@@ -101,14 +100,16 @@ def signed(change: Mapping[Unit, int]) -> tuple[str, ...]:
 def happened(entry: Entry) -> str:
     """What an entry is about, in one line that is safe to print and not too long."""
     if entry.budget is not None:
-        return f"budget set: {entry.budget}"
+        return str(entry.budget)
     return printable(entry.event.describe()) if entry.event else ""
 
 
 def printable(text: str) -> str:
     """``text`` without characters that could steer a terminal, cut to :data:`LONGEST`."""
     text = text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+    return "".join(
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
+    )
 
 
 def counted(tally: EventTally) -> str:
@@ -148,7 +149,7 @@ def epsilon_words(found: Sequence[EpsilonAtDelta]) -> str:
     if not found:
         return ""
     told = [
-        f"{each.spent:.4g}{'' if each.limit is None else f' of {each.limit:.4g}'} by {each.accountant}"
+        f"{_up(each.spent)}{'' if each.limit is None else f' of {_up(each.limit)}'} by {each.accountant}"
         for each in found
     ]
     return f"At δ = {found[0].delta:g}: ε = {', '.join(told)}"
@@ -179,6 +180,10 @@ def _end(forecast: Forecast, unit: Unit) -> str:
     return words
 
 
+def _up(epsilon: float) -> str:
+    return _plain(_rounded(Decimal(epsilon), ROUND_CEILING))
+
+
 def _until(forecast: Forecast) -> str:
     return ", and it does not refresh" if forecast.until is None else f" until {moment(forecast.until)}"
 
@@ -187,6 +192,12 @@ def _pace(forecast: Forecast, unit: Unit, window: Window) -> str:
     if window == "hour":
         return f"{briefly((forecast.pace or 0) * 3_600_000 / DAY_MS, unit, up=True)} an hour"
     return f"{briefly(forecast.pace or 0, unit, up=True)} a day"
+
+
+def _rounded(value: Decimal, way: str) -> Decimal:
+    """At most :data:`SIGNIFICANT` digits, and nine behind the point."""
+    step = Decimal(1).scaleb(max(value.adjusted() - SIGNIFICANT + 1, -9)) if value else Decimal(1)
+    return (value / step).to_integral_value(way) * step
 
 
 def _plain(value: Decimal) -> str:
