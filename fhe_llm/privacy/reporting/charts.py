@@ -59,6 +59,8 @@ def chart_of(series: Series, forecast: Forecast) -> Chart:
     box = _box(series, forecast)
     last = series.points[-1]
     spent = _steps([(point.time, point.spent) for point in series.points], box)
+    if len(series.points) == 1:  # all of it was spent just now
+        spent = f"M{box.x(last.time)} {HEIGHT}V{box.y(last.spent)}"
     limits = [(point.time, point.limit) for point in series.points if point.limit is not None]
     if limits:
         limits = [

@@ -73,9 +73,10 @@ class Pace:
             if change < 0:
                 return
             self.since = max(time, self._earliest)
-        if time < self.since or self.since >= self._now:
+        if time < self.since:
             return
-        part = min(PARTS - 1, (time - self.since) * PARTS // (self._now - self.since))
+        span = max(1, self._now - self.since)
+        part = min(PARTS - 1, (time - self.since) * PARTS // span)
         self.parts[part] += change
         if change > 0:
             self.charges += 1
