@@ -125,7 +125,8 @@ def report(
     principal: Principal = None,
     html: Annotated[bool, typer.Option("--html", help="Write one self-contained page instead.")] = False,
     output: Annotated[
-        Path | None, typer.Option(help="Where the page goes (default: budget-report.html).", show_default=False)
+        Path | None,
+        typer.Option(help="Where the page goes (default: budget-report.html).", show_default=False),
     ] = None,
     delta: Annotated[float, typer.Option(help="The delta at which a rho is also told as an epsilon.")] = 1e-6,
     where: Where = None,

@@ -47,7 +47,9 @@ def fill(path: Path) -> BudgetReport:
         ledger.charge("ann", vectors, key="v")
         call = EncryptedCall(model=HOSTILE, rounds=3, bytes_up=5, bytes_down=7, assumption=ATTRIBUTE)
         ledger.charge(HOSTILE, call, key="e")
-        evil = TokensReplaced(tokens=4, epsilon=1.0, unit="metric-epsilon", mechanism=ATTRIBUTE + "\ud800\x00\x1b")
+        evil = TokensReplaced(
+            tokens=4, epsilon=1.0, unit="metric-epsilon", mechanism=ATTRIBUTE + "\ud800\x00\x1b"
+        )
         ledger.charge(HOSTILE, evil, key="m")
         ledger.charge(HOSTILE, TextInClear(messages=1, characters=9), key="c")
         ledger.charge(HOSTILE, IdentifiersReplaced(replaced=1, entity_types=(HOSTILE,)), key="i")
@@ -78,7 +80,9 @@ def tab(browser: Tab, made: tuple[Path, BudgetReport]) -> Tab:
 
 
 def texts(tab: Tab, selector: str) -> list[str]:
-    found: list[str] = tab.value(f"[...document.querySelectorAll({selector!r})].map((e) => e.textContent.trim())")
+    found: list[str] = tab.value(
+        f"[...document.querySelectorAll({selector!r})].map((e) => e.textContent.trim())"
+    )
     return found
 
 
@@ -98,7 +102,9 @@ def test_it_asks_for_nothing_and_complains_about_nothing(tab: Tab, made: tuple[P
 
 
 def test_its_policy_stops_what_an_injection_would_do(tab: Tab) -> None:
-    tab.value("{ const s = document.createElement('script'); s.textContent = 'hit = 1'; document.body.append(s); }")
+    tab.value(
+        "{ const s = document.createElement('script'); s.textContent = 'hit = 1'; document.body.append(s); }"
+    )
     tab.value("{ const i = new Image(); i.src = 'http://127.0.0.1:9/x.png'; document.body.append(i); }")
     tab.value("new Promise((done) => setTimeout(done, 100))")
     assert tab.value("typeof hit") == "undefined"
@@ -140,10 +146,12 @@ def test_the_tables_hold_the_exact_numbers(tab: Tab, made: tuple[Path, BudgetRep
 
 def test_every_chart_has_a_step_for_every_point(tab: Tab, made: tuple[Path, BudgetReport]) -> None:
     charts: list[dict[str, Any]] = tab.value(
-        "[...document.querySelectorAll('.card')].map((card) => ({rows: card.querySelectorAll('.numbers tbody tr').length,"
+        "[...document.querySelectorAll('.card')].map((card) => ({"
+        "rows: card.querySelectorAll('.numbers tbody tr').length,"
         "steps: card.querySelector('.plot .spent').getAttribute('d').split('H').length,"
         "length: card.querySelector('.plot .spent').getTotalLength(),"
-        "limit: card.querySelectorAll('.plot .limit').length, forecast: card.querySelectorAll('.plot .forecast').length,"
+        "limit: card.querySelectorAll('.plot .limit').length,"
+        "forecast: card.querySelectorAll('.plot .forecast').length,"
         "label: card.querySelector('.plot').getAttribute('aria-label')}))"
     )
     lines = [line for person in made[1].principals for line in person.lines]
@@ -153,7 +161,11 @@ def test_every_chart_has_a_step_for_every_point(tab: Tab, made: tuple[Path, Budg
         assert chart["length"] > 10
         assert len(chart["label"]) > 20
     assert sum(chart["limit"] for chart in charts) == sum(line.balance.budget is not None for line in lines)
-    assert sum(chart["forecast"] for chart in charts) == sum(line.forecast.pace is not None for line in lines) > 0
+    assert (
+        sum(chart["forecast"] for chart in charts)
+        == sum(line.forecast.pace is not None for line in lines)
+        > 0
+    )
 
 
 @pytest.mark.parametrize("dark", [False, True])
@@ -164,8 +176,9 @@ def test_it_fits_every_width(browser: Tab, made: tuple[Path, BudgetReport], widt
     assert browser.value("document.documentElement.scrollWidth - document.documentElement.clientWidth") == 0
     assert width - 20 <= browser.value("document.documentElement.clientWidth") <= width
     small = browser.value(
-        "Math.min(...[...document.querySelectorAll('main *')].filter((e) => e.textContent.trim() && !e.children.length &&"
-        " !e.closest('.hidden, svg')).map((e) => parseFloat(getComputedStyle(e).fontSize)))"
+        "Math.min(...[...document.querySelectorAll('main *')]"
+        ".filter((e) => e.textContent.trim() && !e.children.length && !e.closest('.hidden, svg'))"
+        ".map((e) => parseFloat(getComputedStyle(e).fontSize)))"
     )
     assert small >= 11
 
@@ -173,7 +186,8 @@ def test_it_fits_every_width(browser: Tab, made: tuple[Path, BudgetReport], widt
 CONTRAST = """
 (() => {
   const rgb = (text) => text.match(/[\\d.]+/g).map(Number);
-  const light = (c) => { const [r, g, b] = c.map((v) => { v /= 255; return v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4; });
+  const linear = (v) => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+  const light = (c) => { const [r, g, b] = c.map((v) => linear(v / 255));
     return .2126 * r + .7152 * g + .0722 * b; };
   const behind = (e) => { for (; e; e = e.parentElement) { const c = rgb(getComputedStyle(e).backgroundColor);
     if (c.length < 4 || c[3] === 1) return c.slice(0, 3); } return [255, 255, 255]; };
@@ -187,7 +201,9 @@ CONTRAST = """
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_its_text_stands_out_from_its_ground(browser: Tab, made: tuple[Path, BudgetReport], dark: bool) -> None:
+def test_its_text_stands_out_from_its_ground(
+    browser: Tab, made: tuple[Path, BudgetReport], dark: bool
+) -> None:
     browser.open(made[0], dark=dark)
     assert browser.value(CONTRAST) == []
 
@@ -211,7 +227,9 @@ def test_the_filter_shows_one_principal_or_one_ledger(tab: Tab) -> None:
 
 def test_a_chart_reads_out_what_the_pointer_is_on(tab: Tab) -> None:
     tab.value("document.querySelector('.card .plot').scrollIntoView({block: 'center', behavior: 'instant'})")
-    box = tab.value("(({x, y, width}) => [x, y, width])(document.querySelector('.card .plot').getBoundingClientRect())")
+    box = tab.value(
+        "(({x, y, width}) => [x, y, width])(document.querySelector('.card .plot').getBoundingClientRect())"
+    )
     rest = tab.value("document.querySelector('.card .readout').textContent")
     tab.call("Input.dispatchMouseEvent", type="mouseMoved", x=box[0] + box[2] / 2, y=box[1] + 20)
     told = tab.value("document.querySelector('.card .readout').textContent")
@@ -224,7 +242,9 @@ def test_it_reads_without_scripts(browser: Tab, made: tuple[Path, BudgetReport])
     browser.call("Emulation.setScriptExecutionDisabled", value=True)
     try:
         browser.open(made[0])
-        text = browser.call("DOM.getOuterHTML", nodeId=browser.call("DOM.getDocument", depth=0)["root"]["nodeId"])
+        text = browser.call(
+            "DOM.getOuterHTML", nodeId=browser.call("DOM.getDocument", depth=0)["root"]["nodeId"]
+        )
     finally:
         browser.call("Emulation.setScriptExecutionDisabled", value=False)
     assert 'id="filters" hidden' in text["outerHTML"]
@@ -232,13 +252,16 @@ def test_it_reads_without_scripts(browser: Tab, made: tuple[Path, BudgetReport])
 
 
 def test_every_part_is_named_and_every_link_leads_somewhere(tab: Tab) -> None:
-    assert tab.value("[...document.querySelectorAll('a[href^=\"#\"]')].filter((a) => !document.querySelector(a.hash)).length") == 0
+    broken = "[...document.querySelectorAll('a[href^=\"#\"]')].filter((a) => !document.querySelector(a.hash)).length"
+    assert tab.value(broken) == 0
     assert tab.value("new Set([...document.querySelectorAll('[id]')].map((e) => e.id)).size") == tab.value(
         "document.querySelectorAll('[id]').length"
     )
-    unnamed = "document.querySelectorAll('svg[role=img]:not([aria-label]), table:not(:has(caption)), section:not([aria-labelledby])')"
-    assert tab.value(f"{unnamed}.length") == 0
-    assert "ε and ε per distance are different units" in tab.value("document.querySelector('.legend').textContent")
+    unnamed = "svg[role=img]:not([aria-label]), table:not(:has(caption)), section:not([aria-labelledby])"
+    assert tab.value(f"document.querySelectorAll({unnamed!r}).length") == 0
+    assert "ε and ε per distance are different units" in tab.value(
+        "document.querySelector('.legend').textContent"
+    )
 
 
 def test_it_says_what_needs_attention(tab: Tab) -> None:

@@ -32,7 +32,14 @@ from fhe_llm.privacy.events import (
 )
 from fhe_llm.privacy.reporting import PrincipalReport, html_page, report_on, text_report
 from fhe_llm.privacy.reporting.epsilon import epsilons
-from fhe_llm.privacy.reporting.exposure import COUNTED, MOST_NOTES, OTHERS, PROTECTION, EventTally, ExposureTally
+from fhe_llm.privacy.reporting.exposure import (
+    COUNTED,
+    MOST_NOTES,
+    OTHERS,
+    PROTECTION,
+    EventTally,
+    ExposureTally,
+)
 from fhe_llm.privacy.reporting.words import EVENT_WORDS, briefly, number, printable
 
 CALL = EncryptedCall(model="m", rounds=3, bytes_up=10, bytes_down=20)
@@ -75,13 +82,32 @@ def test_every_kind_is_told_apart(ledger: SqliteLedger) -> None:
     clear = TextInClear(messages=2, characters=70)
     plain, metric = tokens(6), tokens(6, unit="metric-epsilon")
     charge(ledger, plain, metric, VECTORS, disclosed, hidden, clear, CALL, work(7, 99))
-    told = [(t.name, t.unit, t.kind, t.protection, t.events, t.counts, t.spent) for t in report_of(ledger).exposure]
+    told = [
+        (t.name, t.unit, t.kind, t.protection, t.events, t.counts, t.spent)
+        for t in report_of(ledger).exposure
+    ]
     sent = {"rounds": 7, "ciphertexts": 0, "bytes": 99, "milliseconds": 0}
     assert told == [
         ("tokens-replaced", "epsilon", "text", "mechanism", 1, {"tokens": 6}, {"epsilon": 6 * 10**6}),
-        ("tokens-replaced", "metric-epsilon", "text", "mechanism", 1, {"tokens": 6}, {"metric-epsilon": 6 * 10**6}),
+        (
+            "tokens-replaced",
+            "metric-epsilon",
+            "text",
+            "mechanism",
+            1,
+            {"tokens": 6},
+            {"metric-epsilon": 6 * 10**6},
+        ),
         ("vectors-noised", None, "embedding", "mechanism", 1, {"vectors": 4}, {"rho": 2 * 10**7}),
-        ("values-disclosed", None, "disclosure", "mechanism", 1, {"queries": 2, "values": 64}, {"queries": 2}),
+        (
+            "values-disclosed",
+            None,
+            "disclosure",
+            "mechanism",
+            1,
+            {"queries": 2, "values": 64},
+            {"queries": 2},
+        ),
         ("encrypted-call", None, "text", "encrypted", 1, {"rounds": 3, "bytes_up": 10, "bytes_down": 20}, {}),
         ("identifiers-replaced", None, "text", "unprotected", 1, {"replaced": 3}, {}),
         ("text-in-clear", None, "text", "unprotected", 1, {"messages": 2, "characters": 70}, {}),
@@ -102,7 +128,12 @@ def test_a_reservation_counts_as_what_became_of_it(ledger: SqliteLedger) -> None
     ledger.release(held[1])
     ledger.commit(held[2], IdentifiersReplaced(replaced=1))
     found = tally(ledger, "tokens-replaced", "epsilon")
-    assert (found.events, found.pending, found.counts, found.spent) == (2, 1, {"tokens": 7}, {"epsilon": 7 * 10**6})
+    assert (found.events, found.pending, found.counts, found.spent) == (
+        2,
+        1,
+        {"tokens": 7},
+        {"epsilon": 7 * 10**6},
+    )
     assert tally(ledger, "identifiers-replaced").events == 1
     assert "1 reserved and not settled: may have left" in text_report(report_on(ledger))
 
@@ -219,7 +250,9 @@ def test_an_empty_ledger_has_an_empty_report(tmp_path: Path) -> None:
     assert "Nothing was spent and no budget is set." in html_page(report)
 
 
-def test_it_is_plain_data_that_says_nothing_of_where_the_ledger_lies(ledger: SqliteLedger, clock: Clock) -> None:
+def test_it_is_plain_data_that_says_nothing_of_where_the_ledger_lies(
+    ledger: SqliteLedger, clock: Clock
+) -> None:
     charge(ledger, tokens(6), CALL)
     clock.now += HOUR
     report = report_on(ledger)
@@ -236,7 +269,9 @@ def test_a_clock_that_went_back_spoils_nothing(ledger: SqliteLedger, clock: Cloc
     charge(ledger, tokens(1), tokens(1, unit="metric-epsilon"))
     report = report_of(ledger)
     assert report.adds_up is True
-    assert [line.series.points[-1].spent for line in report.lines] == [line.balance.spent for line in report.lines]
+    assert [line.series.points[-1].spent for line in report.lines] == [
+        line.balance.spent for line in report.lines
+    ]
     assert html_page(report_on(ledger))
 
 

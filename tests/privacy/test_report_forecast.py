@@ -143,7 +143,7 @@ def test_every_forecast_is_in_order(charges: Any, window: Any, spent: int, limit
     assert 0 <= (told.slowest or 0) <= told.pace <= (told.fastest or 0)
     ends = [end for end in (told.earliest, told.runs_out, told.latest) if end is not None]
     assert ends == sorted(ends)
-    assert all(NOON <= end for end in ends)
+    assert all(end >= NOON for end in ends)
     assert told.until is None or all(end < told.until for end in ends)
     assert (told.outlook == "runs-out") == (told.runs_out is not None)
     if told.left_then is not None:

@@ -149,7 +149,7 @@ def epsilon_words(found: Sequence[EpsilonAtDelta]) -> str:
     if not found:
         return ""
     told = [
-        f"{_up(each.spent)}{'' if each.limit is None else f' of {_up(each.limit)}'} by {each.accountant}"
+        f"{_up(each.spent)}{'' if each.limit is None else f' of {each.limit:.4g}'} by {each.accountant}"
         for each in found
     ]
     return f"At δ = {found[0].delta:g}: ε = {', '.join(told)}"
