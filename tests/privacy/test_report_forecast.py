@@ -84,8 +84,9 @@ def test_a_budget_that_lasts_at_the_mean_may_still_run_out_at_the_fastest() -> N
         ([(2 * DAY, 1), *[(1000 + i, 1) for i in range(50)]], "too-little-data"),
         ([(0, 1)] * 9, "too-little-data"),
         ([(2 * DAY, 1), (DAY, 1), (DAY, 1), (DAY, 1)], "too-little-data"),
-        ([(2 * DAY, 1), (HOUR, 1), (HOUR, 1), (HOUR // 2, 1), (1, 1)], "too-little-data"),
-        ([(2 * DAY, 1), (DAY, 1), (DAY, 1), (HOUR, 1), (1, 1)], "runs-out"),
+        ([(3 * DAY, 1), (HOUR, 1), (HOUR, 1), (HOUR // 2, 1), (1, 1)], "too-little-data"),
+        ([(2 * DAY, 1), (DAY, 1), (DAY, 1), (HOUR, 1), (1, 1)], "too-little-data"),
+        ([(3 * DAY, 1), (DAY, 1), (DAY, 1), (HOUR, 1), (1, 1)], "runs-out"),
     ],
 )
 def test_too_little_is_not_forecast(charges: list[tuple[int, int]], outlook: str) -> None:

@@ -20,6 +20,7 @@ from fhe_llm.privacy.reporting import report_on
 from fhe_llm.privacy.reporting.report import Line
 from fhe_llm.privacy.reporting.series import LIFETIME_STEPS, SHOWN, SeriesTally
 
+EPSILON = 10**6
 STEPS = st.one_of(
     st.tuples(st.just("wait"), st.sampled_from([0, 1, 59_000, HOUR // 3, HOUR, DAY // 2, 8 * DAY, 40 * DAY])),
     st.tuples(st.just("back"), st.sampled_from([1, HOUR // 2, 3 * HOUR, 2 * DAY])),
@@ -184,3 +185,22 @@ def test_points_stay_few_however_long_the_history_is(window: Any) -> None:
     assert windows * parts // 2 < len(points) <= windows * (parts + 1) + 2
     assert points[-1].time == NOON + 100 * length
     assert window != "lifetime" or points[-1].spent == 40_000
+
+
+@pytest.mark.parametrize("skew", [-3 * HOUR, -1, 0, 1, 3 * HOUR])
+def test_a_reader_whose_clock_is_another_one_sees_the_same_balance(
+    ledger: Callable[[Clock], SqliteLedger], skew: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    with ledger(clock) as opened:
+        opened.set_budget("ann", Budget.of(10, "epsilon", "hour"))
+        opened.charge("ann", tokens(4), key="a")
+        for clock.now in (NOON + HOUR - 1, NOON + HOUR, NOON + 2 * HOUR):
+            skewed = iter([clock.now + skew])
+            monkeypatch.setattr(opened, "now", lambda skewed=skewed: next(skewed, clock.now))
+            line = line_of(opened, "epsilon", "hour")
+            assert (
+                line.series.points[-1].spent
+                == line.balance.spent
+                == (EPSILON * 4 if clock.now < NOON + HOUR else 0)
+            )

@@ -11,7 +11,7 @@ from fhe_llm.privacy.charge import UNIT_INFO, Kind, Unit, from_amount, shown
 from fhe_llm.privacy.ledger import Entry, Window
 from fhe_llm.privacy.reporting.epsilon import EpsilonAtDelta
 from fhe_llm.privacy.reporting.exposure import EventTally, Protection
-from fhe_llm.privacy.reporting.forecast import DAY_MS, LEAST_CHARGES, LEAST_PARTS, PARTS, Forecast
+from fhe_llm.privacy.reporting.forecast import DAY_MS, LEAST_CHARGES, LEAST_MS, Forecast
 from fhe_llm.receipt import human_bytes
 
 WINDOW_WORDS: Final[Mapping[Window, str]] = {
@@ -41,6 +41,10 @@ PROTECTION_WORDS: Final[Mapping[Protection, str]] = {
     "encrypted": "encrypted, costs nothing",
     "unprotected": "no guarantee",
     "quota": "quota, no privacy figure",
+}
+LEAST_WORDS: Final[Mapping[Window, str]] = {
+    window: f"{length / DAY_MS:g} days" if length > DAY_MS else f"{length / 3_600_000:g} hours"
+    for window, length in LEAST_MS.items()
 }
 UNITS_DIFFER: Final = "Units are never added: ε and ε per distance, ρ and the rest say different things."
 LENGTHS: Final = ((3_600_000, "h"), (60_000, "min"), (1000, "s"))
@@ -138,7 +142,7 @@ def forecast_words(forecast: Forecast, unit: Unit, window: Window) -> str:
     if forecast.outlook == "too-little-data":
         return (
             f"Too little to forecast: {forecast.charges} charge{'s' * (forecast.charges != 1)} since "
-            f"{moment(since)}. It takes {LEAST_CHARGES}, in {LEAST_PARTS} of {PARTS} parts of that time."
+            f"{moment(since)}. It takes {LEAST_CHARGES}, spread over {LEAST_WORDS[window]} at least."
         )
     beside = forecast.until or forecast.runs_out or since
     return f"At the pace since {brief_moment(since, beside)} ({_pace(forecast, unit, window)}), {_end(forecast, unit)}."
