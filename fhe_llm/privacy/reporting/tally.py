@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from fhe_llm.privacy.charge import Charge, Unit
 from fhe_llm.privacy.events import Event
-from fhe_llm.privacy.ledger import Balance, Entry, Window, window_start
+from fhe_llm.privacy.ledger import WINDOW_MS, Balance, Entry, Window, window_start
 from fhe_llm.privacy.reporting.exposure import ExposureTally
 from fhe_llm.privacy.reporting.forecast import Pace
 from fhe_llm.privacy.reporting.series import Series, SeriesTally
@@ -62,9 +62,13 @@ class PrincipalTally:
         elif entry.event is not None:
             self._ended(entry, entry.event)
 
-    def series(self, unit: Unit, window: Window) -> Series:
-        """The series up to now."""
-        return self._of((unit, window)).finished(self._counted_at(unit, self.now))
+    def series(self, balance: Balance) -> Series:
+        """The series up to now: by the clock of ``balance``, which may be a server's and another one than ours."""
+        now = self._counted_at(balance.unit, self.now)
+        if balance.refreshes_at is not None:
+            began = balance.refreshes_at - WINDOW_MS[balance.window]
+            now = min(max(now, began), balance.refreshes_at - 1)
+        return self._of((balance.unit, balance.window)).finished(now)
 
     def pace(self, unit: Unit, window: Window) -> Pace:
         """What was spent of late."""
