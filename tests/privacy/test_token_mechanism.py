@@ -311,3 +311,10 @@ def test_forked_children_draw_anew() -> None:
     drawn_once(made)
     with forked(lambda: drawn_once(made).encode()) as one, forked(lambda: drawn_once(made).encode()) as other:
         assert len({one().decode(), other().decode(), drawn_once(made)}) == 3
+
+
+@every_kind
+def test_a_child_draws_whatever_its_parent_was_doing(kind: str) -> None:
+    made = TokenMechanism(1.0, table=scattered(), **KINDS[kind])
+    with made._choice._lock, forked(lambda: made.protect(["ant bee"]).value[0].encode()) as drawn:
+        assert len(drawn().split()) == 2
