@@ -1,9 +1,9 @@
 """Gaussian noise from OpenDP: a discrete Gaussian, sampled with exact arithmetic, that is zero-concentrated DP.
 
 OpenDP's ``make_gaussian`` draws from the discrete Gaussian exactly (Canonne, Kamath and Steinke, 2020, "The Discrete
-Gaussian for Differential Privacy", Alg. 3), with OpenSSL's generator, which the operating system seeds and a forked
-child seeds anew: on whole numbers, or on the multiples of 2^-1074, which all floats are. Its ρ is (sensitivity/scale)²/2 (their Prop. 5 and Thm. 14), as for the
-continuous one (Bun and Steinke, 2016, Prop. 1.6).
+Gaussian for Differential Privacy", Alg. 3): on whole numbers, or on the multiples of 2^-1074, which all floats are. Its
+random bits are OpenSSL's, whose generator the operating system seeds, and seeds anew in a forked child. Its ρ is
+(sensitivity/scale)²/2 (their Prop. 5 and Thm. 14), as for the continuous one (Bun and Steinke, 2016, Prop. 1.6).
 """
 
 from __future__ import annotations
