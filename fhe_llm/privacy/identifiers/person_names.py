@@ -22,7 +22,7 @@ _TOLD: Final = HEURISTIC + 0.1
 _MOST_WORDS: Final = 5
 _CAPITAL_PARTICLES: Final = frozenset({"Le", "La", "De", "Di", "Du", "Da", "Del", "Des", "Van", "Von", "El", "Las", "Los"})
 _TITLE: Final = re.compile(rf"{alternation('titles')}\.?")
-_COMPANY: Final = re.compile(rf"[ ,]{{1,2}}(?i:{alternation('company_marks')})(?![^\W_])")
+_COMPANY: Final = re.compile(rf"[ ,]{{1,2}}{alternation('company_marks')}(?![^\W_])")
 
 Words = list[re.Match[str]]
 
@@ -58,13 +58,16 @@ class PersonNameRecogniser:
 
 
 def _words(match: re.Match[str]) -> Words:
-    return list(TOKEN.finditer(match.string, match.start(1), match.end(1)))
+    """The words of the match's first group; none where they belong to a company."""
+    words = list(TOKEN.finditer(match.string, match.start(1), match.end(1)))
+    company = _COMPANY.match(match.string, match.end(1)) or any(_COMPANY.match(f" {word[0]}") for word in words)
+    return [] if company else words
 
 
-def _trimmed(words: Words) -> Words:
+def _trimmed(words: Words, *, told: bool = False) -> Words:
     """The words before the first that belongs to no name, without particles at the end."""
     for at in range(len(words)):
-        if not _belongs(words, at):
+        if not _belongs(words, at, told=told):
             words = words[:at]
             break
     while words and words[-1][0].islower():
@@ -72,9 +75,9 @@ def _trimmed(words: Words) -> Words:
     return words[:_MOST_WORDS]
 
 
-def _belongs(words: Words, at: int) -> bool:
+def _belongs(words: Words, at: int, *, told: bool) -> bool:
     """Whether a word may be part of the name that the words before it begin: ``Le`` in Anne Le Goff, ``Hall`` in Rita
-    Hall."""
+    Hall and, where something tells that this is a name, in Glen Hall."""
     word = words[at][0]
     if word.islower() or not is_no_name(word):
         return True
@@ -84,12 +87,12 @@ def _belongs(words: Words, at: int) -> bool:
     follows = at + 1 < len(words) and not is_no_name(words[at + 1][0])
     if word in _CAPITAL_PARTICLES and follows:
         return True
-    return is_common_surname(word) and is_first_name(before) and not is_ambiguous(before)
+    return is_common_surname(word) and is_first_name(before) and (told or not is_ambiguous(before))
 
 
 def _told(words: Words) -> Iterator[tuple[int, int]]:
     """All of them: what stands before says that they are a name."""
-    words = _trimmed(words)
+    words = _trimmed(words, told=True)
     if any(not word[0].endswith(".") and len(word[0]) > 1 for word in words):
         yield words[0].start(), words[-1].end()
 
@@ -114,33 +117,32 @@ def _headed(words: Words) -> Iterator[tuple[int, int]]:
 
 def _whole_line(words: Words) -> Iterator[tuple[int, int]]:
     """A line of two words or more, all of which may belong to a name, above a street."""
-    if len(words) > 1 and _trimmed(words) == words and not _is_company(words):
+    if len(words) > 1 and _trimmed(words) == words:
         yield words[0].start(), words[-1].end()
 
 
 def _speakers(text: str) -> Iterator[tuple[int, int]]:
-    """Who speaks more than once in a conversation, ``Name: …`` at the beginning of lines."""
-    lines = [_words(match) for match in person_patterns().speaking.finditer(text)]
-    said = Counter(" ".join(word[0] for word in words) for words in lines)
+    """Who speaks again after somebody else in a conversation, ``Name: …`` at the beginning of lines."""
+    lines = [words for match in person_patterns().speaking.finditer(text) if (words := _words(match))]
+    turns = [words for before, words in zip([[], *lines], lines, strict=False) if _said(before) != _said(words)]
+    often = Counter(map(_said, turns))
     for words in lines:
-        if said[" ".join(word[0] for word in words)] > 1 and _trimmed(words) == words:
+        if often[_said(words)] > 1 and _trimmed(words) == words:
             yield words[0].start(), words[-1].end()
+
+
+def _said(words: Words) -> str:
+    return " ".join(word[0] for word in words)
 
 
 def _unannounced(match: re.Match[str]) -> Iterator[tuple[int, int]]:
     """Names in a row of capitalised words that nothing announces."""
     words = _words(match)
-    if _is_company(words) or _COMPANY.match(match.string, match.end()):
-        return
     yield from _listed(words)
     while words and is_no_name(words[0][0]):
         words = words[1:]
     if len(words) == 1 and is_first_name(words[0][0]) and not is_ambiguous(words[0][0]):
         yield words[0].start(), words[0].end()
-
-
-def _is_company(words: Words) -> bool:
-    return any(_COMPANY.match(f" {word[0]} ") for word in words)
 
 
 def _listed(words: Words) -> Iterator[tuple[int, int]]:

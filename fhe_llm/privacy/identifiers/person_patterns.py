@@ -68,7 +68,7 @@ def person_patterns() -> PersonPatterns:
         "addressee": rf"{_LINE}({_LED})[ \t]{{0,4}}\n[ \t>]{{0,8}}(?=[0-9]{{1,5}}[A-Za-z]?,? [^\W\d_]"
         r"|[^\n,;:.!?]{3,60} [0-9]{1,5}[A-Za-z]?(?:[-/][0-9]{1,4})?[ \t]{0,4}$)",
         "labelled": label + name,
-        "introduced": rf"\b(?i:{alternation('introductions')}|{alternation('relations')})[ \t]{{1,3}}{name}",
+        "introduced": rf"\b(?:(?i:{alternation('introductions')})|{alternation('relations')})[ \t]{{1,3}}{name}",
         "greeted": rf"{_LINE}(?i:{alternation('greetings')}),?[ \t]{{1,3}}{name}(?=[ \t]{{0,3}}(?:[,!.:;–—-]|$))",
         "signed": rf"{closing}[ \t>*–—-]{{0,6}}{name}",
         "maybe_introduced": rf"\b(?i:{alternation('weak_introductions')})[ \t]{{1,3}}({_NAME})",
