@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing, closing
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
@@ -17,8 +18,15 @@ from typing import Any, Final
 import numpy as np
 from langchain_core.messages import BaseMessage, convert_to_messages
 from llama_index.core.llms import ChatMessage
-from provider_server import ANTHROPIC_KEY, HUGGINGFACE_KEY, OPENAI_KEY, ProviderServer
-from sdk_names import CLAUDE, GPT, LLAMA
+from provider_server import (
+    ANTHROPIC_KEY,
+    CLAUDE,
+    GPT,
+    HUGGINGFACE_KEY,
+    LLAMA,
+    OPENAI_KEY,
+    ProviderServer,
+)
 
 from fhe_llm.privacy import Account, Budget, Protected, TokenMechanism
 from fhe_llm.privacy.embedding_table import EmbeddingTable
@@ -29,10 +37,10 @@ from fhe_llm_llamaindex.private_provider import PrivateProviderLLM as LlamaIndex
 
 Messages = list[dict[str, Any]]
 EPSILON: Final = 2.0
-PUBLIC: Final = (
-    "the a is was in on of and my your he she it has had with please tell about what why how doctor house river "
-    "letter money green small old new ill well . , ? !"
-).split()
+PUBLIC: Final = tuple(
+    """the a is was in on of and my your he she it has had with please tell about what why how doctor house river
+    letter money green small old new ill well be kind to . , ? ! : ( )""".split()  # noqa: SIM905 - words read like this
+)
 
 
 def canary() -> str:
@@ -52,11 +60,11 @@ class Canaries:
         """Both kinds."""
         return self.known + self.strange
 
-    def table(self) -> EmbeddingTable:
-        """A table with the known ones among public words, and a vector for any other string."""
+    def table(self, *, elsewhere: bool = True) -> EmbeddingTable:
+        """A table with the known ones among public words, and where ``elsewhere``, a vector for any other string."""
         words = [*PUBLIC, *self.known]
         vectors = np.random.default_rng(7).normal(size=(len(words), 8))
-        return EmbeddingTable(words, vectors, elsewhere=_vector)
+        return EmbeddingTable(words, vectors, elsewhere=_vector if elsewhere else None)
 
     def text(self, n: int) -> str:
         """A question with three of each kind; which depends on ``n``."""
@@ -98,7 +106,8 @@ def accounted(server: ProviderServer, drawn: Sequence[str], canaries: Canaries) 
     arrived = server.received_text()
     for text in sorted({*drawn}, key=len, reverse=True):
         arrived = arrived.replace(text, "").replace(json.dumps(text)[1:-1], "")
-    assert leaks({"what the server received": arrived.encode()}, canaries.all) == []
+    found = leaks({"what the server received": arrived.encode()}, canaries.all)
+    assert not found, f"{found} came otherwise than drawn"
 
 
 def spoken(body: dict[str, Any]) -> Iterator[str]:
@@ -160,10 +169,14 @@ class Setting:
     max_retries: int = 2
     timeout: float = 60
     public_system: bool = False
+    elsewhere: bool = True
+    url: str | None = None
 
     def __post_init__(self) -> None:
         self.folder.mkdir(exist_ok=True)
-        self.mechanism = RememberingMechanism(TokenMechanism(EPSILON, table=self.canaries.table()))
+        self.mechanism = RememberingMechanism(
+            TokenMechanism(EPSILON, table=self.canaries.table(elsewhere=self.elsewhere))
+        )
         self.account = Account.open(
             "alice", self.folder / "ledger.sqlite", Budget.of(self.limit, "epsilon", "day")
         )
@@ -176,7 +189,7 @@ class Setting:
             "huggingface": (LLAMA, self.server.huggingface_url, HUGGINGFACE_KEY),
         }[self.provider_name]
         given = {"max_retries": self.max_retries, "timeout": self.timeout, **settings}
-        return open_provider(self.provider_name, model, api_key=key, base_url=url, **given)
+        return open_provider(self.provider_name, model, api_key=key, base_url=self.url or url, **given)
 
     def guard(self) -> dict[str, Any]:
         """What makes a model private."""
@@ -341,14 +354,11 @@ def _turns(messages: Messages) -> list[ChatMessage]:
     return [ChatMessage(message["content"], role=message["role"]) for message in messages]
 
 
+_WAYS: Final = {
+    "core": (core_front, ("chat", "stream", "achat", "astream")),
+    "langchain": (langchain_front, ("invoke", "stream", "ainvoke", "astream")),
+    "llamaindex": (llamaindex_front, ("chat", "stream_chat", "achat", "astream_chat")),
+}
 FRONTS: Final[dict[str, Callable[..., Front]]] = {
-    **{f"core {how}": lambda s, how=how, **g: core_front(how, s, **g) for how in ("chat", "stream", "achat", "astream")},
-    **{
-        f"langchain {how}": lambda s, how=how, **g: langchain_front(how, s, **g)
-        for how in ("invoke", "stream", "ainvoke", "astream")
-    },
-    **{
-        f"llamaindex {how}": lambda s, how=how, **g: llamaindex_front(how, s, **g)
-        for how in ("chat", "stream_chat", "achat", "astream_chat")
-    },
+    f"{name} {how}": partial(front, how) for name, (front, ways) in _WAYS.items() for how in ways
 }

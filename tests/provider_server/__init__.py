@@ -17,11 +17,22 @@ from provider_server.behaviours import (
     web_page,
 )
 from provider_server.recording import Received
-from provider_server.server import ANTHROPIC_KEY, HUGGINGFACE_KEY, OPENAI_KEY, ProviderServer
+from provider_server.server import (
+    ANTHROPIC_KEY,
+    CLAUDE,
+    GPT,
+    HUGGINGFACE_KEY,
+    LLAMA,
+    OPENAI_KEY,
+    ProviderServer,
+)
 
 __all__ = [
     "ANTHROPIC_KEY",
+    "CLAUDE",
+    "GPT",
     "HUGGINGFACE_KEY",
+    "LLAMA",
     "OPENAI_KEY",
     "Behaviour",
     "Delivery",

@@ -20,6 +20,9 @@ from provider_server.recording import Received, Recorder
 OPENAI_KEY: Final = "sk-proj-0123456789abcdefghijklmnop"
 ANTHROPIC_KEY: Final = "sk-ant-api03-0123456789abcdefghijklmnop"
 HUGGINGFACE_KEY: Final = "hf_0123456789abcdefghijklmnopqrstuvwx"
+GPT: Final = "gpt-4o-mini"
+CLAUDE: Final = "claude-sonnet-4-6"
+LLAMA: Final = "meta-llama/Llama-3.1-8B-Instruct"
 
 
 class ProviderServer:

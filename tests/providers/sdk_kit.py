@@ -9,9 +9,6 @@ import openai
 from huggingface_hub import InferenceClient
 from provider_server import ANTHROPIC_KEY, HUGGINGFACE_KEY, OPENAI_KEY, ProviderServer
 
-GPT = "gpt-4o-mini"
-CLAUDE = "claude-sonnet-4-6"
-LLAMA = "meta-llama/Llama-3.1-8B-Instruct"
 ASK: Any = [{"role": "user", "content": "Say something."}]
 WEATHER: Any = {
     "name": "weather",

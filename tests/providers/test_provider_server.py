@@ -13,6 +13,9 @@ import pytest
 from huggingface_hub.errors import HfHubHTTPError
 from provider_server import (
     ANTHROPIC_KEY,
+    CLAUDE,
+    GPT,
+    LLAMA,
     OPENAI_KEY,
     Failure,
     ProviderServer,
@@ -29,9 +32,6 @@ from provider_server import (
 from sdk_kit import (
     ANTHROPIC_TOOL,
     ASK,
-    CLAUDE,
-    GPT,
-    LLAMA,
     OPENAI_TOOL,
     anthropic_client,
     huggingface_client,
