@@ -110,7 +110,8 @@ class ChatPrivateProvider(Untraced, BaseChatModel):
                 public_system=public_system,
             )
             _refuse_unknown(settings)
-            super().__init__(model=client.provider.model, provider_name=client.provider.name, **settings)
+            names: dict[str, Any] = {"model": client.provider.model, "provider_name": client.provider.name}
+            super().__init__(**settings, **names)
             refuse_tracing(self.allow_tracing)
             self._client = client
 
@@ -141,7 +142,7 @@ class ChatPrivateProvider(Untraced, BaseChatModel):
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
         """Let the model call ``tools``, whose names and schemas the provider reads as they are."""
-        chosen: Any = {True: "required", False: "none", "any": "required"}.get(tool_choice, tool_choice)  # type: ignore[arg-type]
+        chosen: Any = {True: "required", False: "none", "any": "required"}.get(tool_choice, tool_choice)
         listed = [convert_to_openai_tool(tool) for tool in tools]
         if isinstance(chosen, str) and chosen not in ("auto", "none", "required"):
             chosen = {"type": "function", "function": {"name": chosen}}

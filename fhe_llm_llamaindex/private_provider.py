@@ -71,14 +71,14 @@ class PrivateProviderLLM(LLM):
             identifiers=identifiers,
             public_system=public_system,
         )
-        super().__init__(
-            model=provider.model,
-            provider_name=provider.name,
-            context_window=context_window,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            **llama_index,
-        )
+        fields: dict[str, Any] = {
+            "model": provider.model,
+            "provider_name": provider.name,
+            "context_window": context_window,
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+        }
+        super().__init__(**fields, **llama_index)
         self._client = client
 
     @classmethod

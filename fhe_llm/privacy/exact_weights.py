@@ -36,7 +36,8 @@ def exact_epsilon(epsilon: float) -> Fraction:
 
 
 def exp_below(exponent: Fraction, bits: int = BITS) -> int:
-    """The whole number p = ⌊e^exponent·2^bits⌋, or one less: p/2^bits ≤ e^exponent is certain. ``exponent`` ≥ 0.
+    """A whole number p with p/2^bits ≤ e^exponent for certain: at most one below ⌊e^exponent·2^bits⌋, or a part in
+    10^76 of it. ``exponent`` ≥ 0.
 
     Decimal's exp is correctly rounded to 80 digits of an exponent that was rounded down, and 10^-78 of it is taken off.
     """

@@ -5,8 +5,10 @@ from __future__ import annotations
 import abc
 import secrets
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from functools import partial
+from itertools import accumulate
 from threading import Lock
 from typing import ClassVar, Final, Generic, TypeVar
 
@@ -26,6 +28,7 @@ LEVELS: Final = 2 * STEPS * 4096 // RADIUS + 1
 """No two vectors on the grid are further apart than 2·4096."""
 
 Places = NDArray[np.intp]
+Urn = tuple[int, Callable[[int], int]]
 C = TypeVar("C")
 
 
@@ -58,35 +61,52 @@ class TokenChoice(abc.ABC, Generic[C]):
         for start in range(0, len(distinct), BLOCK):
             block = distinct[start : start + BLOCK]
             for token, candidates in zip(block, self._candidates(block), strict=True):
+                total, pick = self._urn(candidates)
                 for place in places[token]:
-                    drawn[place] = self._pick(candidates, secrets.randbelow(self._total(candidates)))
+                    drawn[place] = pick(secrets.randbelow(total))
         return drawn
 
     def total(self, token: str) -> int:
         """The sum of :meth:`weights`."""
-        return self._total(self._candidates([token])[0])
+        return self._urn(self._candidates([token])[0])[0]
 
     def pick(self, token: str, number: int) -> int:
         """The word that a uniform ``number`` from 0 to ``total`` - 1 stands for; each for as many as its weight."""
-        return self._pick(self._candidates([token])[0], number)
+        return self._urn(self._candidates([token])[0])[1](number)
 
     def weights(self, token: str) -> list[int]:
         """The distribution: word i is drawn with probability ``weights[i] / total``, exactly."""
         return self._weights(self._candidates([token])[0])
 
     def _candidates(self, tokens: Sequence[str]) -> list[C]:
-        with self._lock:
-            found = {token: self._remembered[token] for token in tokens if token in self._remembered}
+        found = self._recalled(tokens)
         missing = [token for token in tokens if token not in found]
         if missing:
             found |= zip(missing, self._find(missing), strict=True)
-        with self._lock:
-            for token in tokens:
-                self._remembered[token] = found[token]
+        self._remember({token: found[token] for token in tokens})
+        return [found[token] for token in tokens]
+
+    # Whoever does not get the lock at once does without: a forked child may find it held by a thread it does not have.
+
+    def _recalled(self, tokens: Sequence[str]) -> dict[str, C]:
+        if not self._lock.acquire(blocking=False):
+            return {}
+        try:
+            return {token: self._remembered[token] for token in tokens if token in self._remembered}
+        finally:
+            self._lock.release()
+
+    def _remember(self, found: Mapping[str, C]) -> None:
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
+            for token, candidates in found.items():
+                self._remembered[token] = candidates
                 self._remembered.move_to_end(token)
             while len(self._remembered) > REMEMBERED:
                 self._remembered.popitem(last=False)
-        return [found[token] for token in tokens]
+        finally:
+            self._lock.release()
 
     def _vectors(self, tokens: Sequence[str]) -> Grid:
         """[n, d]; zeros for a token without a vector."""
@@ -98,10 +118,8 @@ class TokenChoice(abc.ABC, Generic[C]):
     def _find(self, tokens: Sequence[str]) -> list[C]: ...
 
     @abc.abstractmethod
-    def _total(self, candidates: C) -> int: ...
-
-    @abc.abstractmethod
-    def _pick(self, candidates: C, number: int) -> int: ...
+    def _urn(self, candidates: C) -> Urn:
+        """The sum of the weights, and which word a number below it stands for."""
 
     @abc.abstractmethod
     def _weights(self, candidates: C) -> list[int]: ...
@@ -137,11 +155,10 @@ class WholeTableChoice(TokenChoice["Places | None"]):
             nearest(row, self._two.near) if there else None for row, there in zip(rows, known, strict=True)
         ]
 
-    def _total(self, candidates: Places | None) -> int:
-        return len(self.table) if candidates is None else self._two.total
-
-    def _pick(self, candidates: Places | None, number: int) -> int:
-        return number if candidates is None else place_of(self._two, candidates, number)
+    def _urn(self, candidates: Places | None) -> Urn:
+        if candidates is None:
+            return len(self.table), lambda number: number
+        return self._two.total, partial(place_of, self._two, candidates)
 
     def _weights(self, candidates: Places | None) -> list[int]:
         return [1] * len(self.table) if candidates is None else row_of(self._two, candidates)
@@ -184,12 +201,9 @@ class GroupChoice(TokenChoice[tuple[Places, TwoWeights, Places]]):
             found.append((members, two, near))
         return found
 
-    def _total(self, candidates: tuple[Places, TwoWeights, Places]) -> int:
-        return candidates[1].total
-
-    def _pick(self, candidates: tuple[Places, TwoWeights, Places], number: int) -> int:
+    def _urn(self, candidates: tuple[Places, TwoWeights, Places]) -> Urn:
         members, two, near = candidates
-        return int(members[place_of(two, near, number)])
+        return two.total, lambda number: int(members[place_of(two, near, number)])
 
     def _weights(self, candidates: tuple[Places, TwoWeights, Places]) -> list[int]:
         members, two, near = candidates
@@ -224,13 +238,16 @@ class MetricChoice(TokenChoice[tuple[NDArray[np.int32], list[int]]]):
             for order, row in zip(orders, rows, strict=True)
         ]
 
-    def _total(self, candidates: tuple[NDArray[np.int32], list[int]]) -> int:
-        return self._levels.cumulative(candidates[1])[-1]
-
-    def _pick(self, candidates: tuple[NDArray[np.int32], list[int]], number: int) -> int:
+    def _urn(self, candidates: tuple[NDArray[np.int32], list[int]]) -> Urn:
         order, counts = candidates
-        level, place = self._levels.pick(number, self._levels.cumulative(counts))
-        return int(order[sum(counts[:level]) + place])
+        cumulative = self._levels.cumulative(counts)
+        first = list(accumulate(counts, initial=0))
+
+        def pick(number: int) -> int:
+            level, place = self._levels.pick(number, cumulative)
+            return int(order[first[level] + place])
+
+        return cumulative[-1], pick
 
     def _weights(self, candidates: tuple[NDArray[np.int32], list[int]]) -> list[int]:
         order, counts = candidates

@@ -3,3 +3,7 @@
 :class:`Pseudonymiser` starts a conversation's :class:`Pseudonyms`. This earns no epsilon: an identifier that is not
 found leaves in clear, and so does everything else in the text.
 """
+
+from fhe_llm.privacy.identifiers.pseudonyms import Pseudonymiser, Pseudonyms
+
+__all__ = ["Pseudonymiser", "Pseudonyms"]
