@@ -52,6 +52,7 @@ def test_cuts_and_line_ends_make_no_difference(
         (b"data:  x\n\n", [ServerEvent("message", " x")]),
         (b"data\n\n", [ServerEvent("message", "")]),
         (b"data: a\ndata: b\n\n", [ServerEvent("message", "a\nb")]),
+        (b"data: a\r\ndata: b\r\n\r\n", [ServerEvent("message", "a\nb")]),
         (b"event: error\n\ndata: x\n\n", [ServerEvent("message", "x")]),
         (b"data: cut off", []),
         (b"data: cut off\n", []),
