@@ -108,8 +108,9 @@ class TokenMechanism:
         """:meth:`distribution` [V] in floating point and a thousand times faster: to measure by, never drawn from."""
         self._check([token])
         weights, total = self._choice.weights(token), self._choice.total(token)
-        share = {weight: weight / total for weight in set(weights)}
-        return np.array([share[weight] for weight in weights])
+        different = {id(weight): weight for weight in weights}  # equal ones are one object, and long to compare
+        share = {key: weight / total for key, weight in different.items()}
+        return np.array([share[id(weight)] for weight in weights])
 
     def quote(self, texts: Sequence[str]) -> TokensReplaced:
         """See :meth:`TextMechanism.quote`."""
