@@ -21,6 +21,7 @@ from fhe_llm.privacy.identifiers.word_lists import alternation
 _TOLD: Final = HEURISTIC + 0.1
 _MOST_WORDS: Final = 5
 _CAPITAL_PARTICLES: Final = frozenset({"Le", "La", "De", "Di", "Du", "Da", "Del", "Des", "Van", "Von", "El", "Las", "Los"})
+_INITIAL: Final = re.compile(r"([^\W\d_]+) [A-Z]\. $")
 _TITLE: Final = re.compile(rf"{alternation('titles')}\.?")
 _COMPANY: Final = re.compile(rf"[ ,]{{1,2}}{alternation('company_marks')}(?![^\W_])")
 
@@ -39,8 +40,9 @@ class PersonNameRecogniser:
     def find(self, text: str) -> list[Identifier]:
         """See :meth:`Recogniser.find`."""
         forms = person_patterns()
-        found: set[tuple[int, int, float]] = set()
-        told = (forms.titled, forms.addressed, forms.degreed, forms.writing, forms.labelled, forms.introduced)
+        titled = [match for match in forms.titled.finditer(text) if not _is_initial(match)]
+        found = {(*span, _TOLD) for match in titled for span in _told(_words(match))}
+        told = (forms.addressed, forms.degreed, forms.writing, forms.labelled, forms.introduced)
         for form in (*told, forms.greeted, forms.signed):
             found |= {(*span, _TOLD) for match in form.finditer(text) for span in _told(_words(match))}
         for form in (forms.maybe_introduced, forms.speaking):
@@ -55,6 +57,12 @@ class PersonNameRecogniser:
             if is_first_name(match[2].split()[0]) and not is_no_name(match[1])
         }
         return [Identifier(start, end, "PERSON", score) for start, end, score in found]
+
+
+def _is_initial(titled: re.Match[str]) -> bool:
+    """Whether the title is the second letter of a name: Anna M. Jones."""
+    before = _INITIAL.search(titled.string, max(0, titled.start(1) - 40), titled.start(1))
+    return before is not None and is_first_name(before[1])
 
 
 def _words(match: re.Match[str]) -> Words:

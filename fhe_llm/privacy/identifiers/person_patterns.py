@@ -75,6 +75,6 @@ def person_patterns() -> PersonPatterns:
         "speaking": rf"{_LINE}{clock}<?({_NAME})>?[*]{{0,2}}(?=[ \t]{{0,2}}(?:\([^()\n]{{0,20}}\))?:[ \t*])",
         "letterhead": rf"{_LINE}({_NAME})[ \t*]{{0,4}}\n(?=[^\n]{{0,120}}(?:@|[0-9]))",
         "reversed": rf"(?:^|(?<=[:;|]))[ \t]{{0,4}}({_WORD}), ({_WORD}(?: {_PART})?)(?=[ \t]{{0,4}}(?:$|[;|(]))",
-        "capitalised": rf"(?<![\w@'’/-])({_NAME})(?![\w@]|['’-]\w)",
+        "capitalised": rf"(?<![\w@'’/-])({_NAME})(?![\w@]|['’-](?!s\b)\w)",
     }
     return PersonPatterns(**{field: re.compile(form, re.MULTILINE) for field, form in sources.items()})
