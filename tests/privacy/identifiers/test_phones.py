@@ -40,7 +40,10 @@ def test_numbers_are_found_without_a_word_before_them(number: str) -> None:
     assert found(PHONES, f"You find us under {number}, every day.") == [number]
 
 
-@pytest.mark.parametrize("text", ["call 5552671 now", "Tel.: 5552671", "Tel. 030 901820", "Handy 17612345", "phone 4155552671"])
+@pytest.mark.parametrize(
+    "text",
+    ["call 5552671 now", "Tel.: 5552671", "Tel. 030 901820", "Handy 17612345", "phone 4155552671"],
+)
 def test_bare_digits_count_behind_a_word_for_telephones(text: str) -> None:
     assert len(found(PHONES, text)) == 1
 
