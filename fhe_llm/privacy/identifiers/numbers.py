@@ -73,7 +73,7 @@ def card_lengths(digits: str) -> range | tuple[int, ...]:
         return range(14, 20)
     if four == 6011 or 644 <= three <= 649 or two in (35, 62, 65):
         return range(16, 20)
-    return range(12, 20) if two in (50, 56, 57, 58, 60, 61, 63, 66, 67, 68, 69) else ()
+    return range(12, 20) if four == 604 or two in (50, 56, 57, 58, 60, 61, 63, 66, 67, 68, 69) else ()
 
 
 class IbanRecogniser:

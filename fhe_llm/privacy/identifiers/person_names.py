@@ -143,7 +143,8 @@ def _speakers(text: str) -> Iterator[tuple[int, int]]:
     ]
     often = Counter(map(_said, turns))
     for words in lines:
-        if often[_said(words)] > 1 and _trimmed(words) == words:
+        names = _trimmed(words) == words or (len(words) == 1 and is_first_name(words[0][0]))
+        if often[_said(words)] > 1 and names:
             yield words[0].start(), words[-1].end()
 
 
