@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fhe_llm.evaluator.contract import EncodedLayer
-from fhe_llm.evaluator.cuda_kernels import thread_count
+from fhe_llm.evaluator.cuda_kernels import encode_bytes, thread_count
 from fhe_llm.evaluator.cuda_loader import Loader
 from fhe_llm.evaluator.device import Address, Buffer, Device, DeviceMemoryError
 from fhe_llm.evaluator.encoding import encoding_tables
@@ -39,7 +39,7 @@ ERROR_CONSTANT: Final = 16.0
 theorem 24.2): 8 u log2(n) for m up to 2 u. Twice that, for the host's transform and ours."""
 LARGEST_MARGIN: Final = 2.0**-12
 """From here on most plaintexts would be uncertain."""
-SHARED_BYTES: Final = 48 * 1024
+MOST_SHARED_BYTES: Final = 64 * 1024
 PLANS_KEPT: Final = 8
 
 
@@ -55,7 +55,7 @@ class DeviceEncoder:
 
     def encode(self, name: str, plan: LinearPlan, weights: NDArray[np.float32]) -> EncodedLayer | None:
         """The layer, or None where the device cannot encode it; raises :class:`ParameterError` as the host does."""
-        if 8 * self._preset.ring_degree > SHARED_BYTES or plan.folded_rows * plan.folded_columns >= 1 << 30:
+        if encode_bytes(self._preset) > MOST_SHARED_BYTES or plan.folded_rows * plan.folded_columns >= 1 << 30:
             return None
         folded = fold_weights(name, plan, weights)
         log_scale = log_weight_scale(self._preset, plan, weights)
@@ -93,7 +93,7 @@ class DeviceEncoder:
                 "encode_plaintexts",
                 (plan.product_count, 1, 1),
                 (thread_count(self._preset), 1, 1),
-                8 * self._preset.ring_degree,
+                encode_bytes(self._preset),
                 *addresses,
                 *(plan.in_features, plan.out_features, plan.folded_rows, plan.folded_columns),
             )
