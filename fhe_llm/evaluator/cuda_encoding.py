@@ -62,7 +62,7 @@ class DeviceEncoder:
         index = self._index(plan)
         if self._tables is None:
             tables = encoding_tables(self._preset.ring_degree)
-            self._tables = self._loader.upload(tables.roots), self._loader.upload(tables.twists)
+            self._tables = self._loader.upload(tables.roots), self._loader.upload(tables.untwist)
         words = np.empty(encoded_shape(self._preset, plan), dtype=np.uint32)
         scaling = np.array([2.0**log_scale / self._preset.slots])
         given = [

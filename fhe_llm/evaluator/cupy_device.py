@@ -210,27 +210,43 @@ def open_device(preset: Preset, memory: int | None = None, number: int = 0) -> C
 
     Raises :class:`DeviceUnavailableError`.
     """
-    cupy = _import_cupy()
-    try:
-        count = int(cupy.cuda.runtime.getDeviceCount())
-        if number >= count:
-            raise _unavailable("this machine has no CUDA device")
-        properties = cupy.cuda.runtime.getDeviceProperties(number)
-        capability = 10 * properties["major"] + properties["minor"]
-        if capability < OLDEST:
-            raise _unavailable(f"its compute capability is {capability / 10}, and {OLDEST / 10} is needed")
+    with _said(cupy := _import_cupy()):
+        _properties(cupy, number)
         device = CupyDevice(cupy, number, preset, memory)
+    if device.memory < LEAST_MEMORY:
+        raise _unavailable(
+            f"{device.name} has {device.memory >> 20} MiB for us, and {LEAST_MEMORY >> 20} MiB are needed"
+        )
+    return device
+
+
+def device_name(number: int = 0) -> str:
+    """The name of GPU ``number``, without opening it; raises :class:`DeviceUnavailableError`."""
+    with _said(cupy := _import_cupy()):
+        return str(_properties(cupy, number)["name"].decode())
+
+
+def _properties(cupy: Any, number: int) -> dict[str, Any]:
+    if number >= int(cupy.cuda.runtime.getDeviceCount()):
+        raise _unavailable("this machine has no CUDA device")
+    properties: dict[str, Any] = cupy.cuda.runtime.getDeviceProperties(number)
+    capability = 10 * properties["major"] + properties["minor"]
+    if capability < OLDEST:
+        raise _unavailable(f"its compute capability is {capability / 10}, and {OLDEST / 10} is needed")
+    return properties
+
+
+@contextmanager
+def _said(cupy: Any) -> Iterator[None]:
+    """Whatever CuPy raises, as one line."""
+    try:
+        yield
     except cupy.cuda.runtime.CUDARuntimeError as error:
         raise _unavailable(_cause(str(error))) from error
     except cupy.cuda.compiler.CompileException as error:
         raise _unavailable(f"its kernels do not compile ({str(error).splitlines()[0]})") from error
     except (RuntimeError, OSError, ImportError) as error:  # NVRTC's library is found when it is first needed
         raise _unavailable(str(error).splitlines()[0] or type(error).__name__) from error
-    if device.memory < LEAST_MEMORY:
-        raise _unavailable(
-            f"{device.name} has {device.memory >> 20} MiB for us, and {LEAST_MEMORY >> 20} MiB are needed"
-        )
-    return device
 
 
 def _import_cupy() -> Any:

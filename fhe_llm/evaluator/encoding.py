@@ -22,12 +22,13 @@ from fhe_llm.evaluator.rns import slot_exponents
 @dataclass(frozen=True, slots=True)
 class EncodingTables:
     """``position[j]``: the transform's index of slot j; odd slots, whose exponents are 3 modulo 4, are conjugated.
-    ``roots`` are exp(-2 pi i k / (N/2)), [N/4, 2], ``twists`` exp(-pi i k / N), [N/2, 2]; ``order[k]`` is where the
-    transform leaves its k-th value, [N/2]."""
+    ``twist`` is zeta^k, [N/2]. For the transform: ``roots`` exp(-2 pi i k / (N/2)), [N/4, 2], ``untwist`` zeta^-k,
+    [N/2, 2], and ``order[k]``, where it leaves its k-th value, [N/2]."""
 
     position: NDArray[np.intp]
+    twist: NDArray[np.complex128]
     roots: NDArray[np.float64]
-    twists: NDArray[np.float64]
+    untwist: NDArray[np.float64]
     order: NDArray[np.int32]
 
 
@@ -38,12 +39,13 @@ def encoding_tables(ring_degree: int) -> EncodingTables:
     one_mod_four = np.where(exponents % 4 == 1, exponents, 2 * ring_degree - exponents)
     half, bits = ring_degree // 2, ring_degree.bit_length() - 2
     roots = np.exp(-2j * np.pi * np.arange(half // 2) / half)
-    twists = np.exp(-1j * np.pi * np.arange(half) / ring_degree)
+    twist = np.exp(1j * np.pi * np.arange(half) / ring_degree)
     order = np.array([int(f"{k:0{bits}b}"[::-1], 2) for k in range(half)], dtype=np.int32)
     return EncodingTables(
         (one_mod_four - 1) // 4,
+        twist,
         roots.view(np.float64).reshape(-1, 2),
-        twists.view(np.float64).reshape(-1, 2),
+        np.conj(twist).view(np.float64).reshape(-1, 2),
         order,
     )
 
@@ -57,13 +59,13 @@ def slots_to_coefficients(slots: NDArray[np.complex128], scale: float) -> NDArra
     values[..., tables.position[1::2]] = np.conj(slots[..., 1::2])
     out = np.empty((*slots.shape[:-1], 2 * half))
     pairs, rows = values.view(np.float64).reshape(-1, half, 2), out.reshape(-1, 2 * half)
-    _coefficients(pairs, tables.roots, tables.twists, tables.order, scale / half, rows)
+    _coefficients(pairs, tables.roots, tables.untwist, tables.order, scale / half, rows)
     return out
 
 
 @njit(nogil=True, cache=True)
-def _coefficients(values, roots, twists, order, factor, out):  # type: ignore[no-untyped-def]
-    """Fourier transform of ``values`` [P, N/2, 2] in place (decimation in frequency), then times the twists and
+def _coefficients(values, roots, untwist, order, factor, out):  # type: ignore[no-untyped-def]
+    """Fourier transform of ``values`` [P, N/2, 2] in place (decimation in frequency), then times ``untwist`` and
     ``factor``: ``out`` [P, N]. N/4 log2 (N/2) butterflies of 10 operations a polynomial, none of them contracted."""
     count, n, _ = values.shape
     for p in range(count):
@@ -82,7 +84,7 @@ def _coefficients(values, roots, twists, order, factor, out):  # type: ignore[no
                     z[high, 1] = x * imag + y * real
             half //= 2
         for k in range(n):
-            x, y, real, imag = z[order[k], 0], z[order[k], 1], twists[k, 0], twists[k, 1]
+            x, y, real, imag = z[order[k], 0], z[order[k], 1], untwist[k, 0], untwist[k, 1]
             row[k] = (x * real - y * imag) * factor
             row[n + k] = (x * imag + y * real) * factor
 
