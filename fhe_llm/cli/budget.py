@@ -125,7 +125,8 @@ def report(
     principal: Principal = None,
     html: Annotated[bool, typer.Option("--html", help="Write one self-contained page instead.")] = False,
     output: Annotated[
-        Path | None, typer.Option(help="Where the page goes (default: budget-report.html).", show_default=False)
+        Path | None,
+        typer.Option(help="Where the page goes (default: budget-report.html).", show_default=False),
     ] = None,
     delta: Annotated[float, typer.Option(help="The delta at which a rho is also told as an epsilon.")] = 1e-6,
     where: Where = None,
@@ -141,7 +142,10 @@ def report(
     if html:
         path = output or Path("budget-report.html")
         size = write_page(html_page(found), path)
-        echo_json({"path": str(path), "bytes": size}) if as_json else typer.echo(f"wrote {path}")
+        if as_json:
+            echo_json({"path": str(path), "bytes": size})
+        else:
+            typer.echo(f"wrote {path}")
     elif as_json:
         echo_json(found.to_dict())
     else:
@@ -220,12 +224,12 @@ def _line(balance: Balance) -> str:
 
 def _entry_line(entry: Entry) -> str:
     from fhe_llm.privacy.charge import shown
+    from fhe_llm.privacy.reporting.words import happened
 
     changes = ", ".join(
         f"{'+' if amount >= 0 else '-'}{shown(abs(amount), unit)}" for unit, amount in entry.change.items()
     )
-    what = str(entry.budget) if entry.budget else entry.event.describe() if entry.event else ""
-    return f"{_time(entry.time)}  {entry.principal}  {entry.action}  {changes or '0'}  {what}"
+    return f"{_time(entry.time)}  {entry.principal}  {entry.action}  {changes or '0'}  {happened(entry)}"
 
 
 def _time(milliseconds: int) -> str:

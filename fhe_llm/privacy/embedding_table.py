@@ -80,6 +80,7 @@ class EmbeddingTable:
         folder = minilm_folder(cache, progress)
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         tokenizer.no_truncation()
+        tokenizer.no_padding()  # the mean of a rare word would be that of the padding
         try:
             with safe_open(folder / "model.safetensors", framework="np") as file:
                 weights = file.get_tensor("embeddings.word_embeddings.weight")

@@ -1,17 +1,17 @@
 """Gaussian noise from OpenDP: a discrete Gaussian, sampled with exact arithmetic, that is zero-concentrated DP.
 
 OpenDP's ``make_gaussian`` draws from the discrete Gaussian exactly (Canonne, Kamath and Steinke, 2020, "The Discrete
-Gaussian for Differential Privacy", Alg. 3), with randomness from the operating system: on whole numbers, or on the
-multiples of 2^-1074, which all floats are. Its ρ is (sensitivity/scale)²/2 (their Prop. 5 and Thm. 14), as for the
-continuous one (Bun and Steinke, 2016, Prop. 1.6).
+Gaussian for Differential Privacy", Alg. 3): on whole numbers, or on the multiples of 2^-1074, which all floats are. Its
+random bits are OpenSSL's, whose generator the operating system seeds, and seeds anew in a forked child. Its ρ is
+(sensitivity/scale)²/2 (their Prop. 5 and Thm. 14), as for the continuous one (Bun and Steinke, 2016, Prop. 1.6).
 """
 
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
 from fractions import Fraction
-from threading import Lock
 from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 from fhe_llm.errors import PrivacyError
@@ -32,21 +32,26 @@ class GaussianNoise:
 
     def __init__(self, sensitivity: float, rho: Fraction, numbers: Literal["whole", "float"]) -> None:
         """Raises :class:`PrivacyError` where OpenDP is not installed or does not confirm ``rho``."""
-        self._lock = Lock()
         self.scale = sensitivity / math.sqrt(2 * rho)
         for _ in range(ATTEMPTS):
-            self._measurement = _measurement(self.scale, numbers)
-            confirmed: float = self._measurement.map(sensitivity)  # type: ignore[no-untyped-call]
-            if Fraction(confirmed) <= rho:
+            confirmed: float = _measurement(self.scale, numbers).map(sensitivity)  # type: ignore[no-untyped-call]
+            if confirmed <= rho:
+                self._mine = _PerThread(self.scale, numbers)
                 return
             self.scale = math.nextafter(self.scale * (1 + 2**-50), math.inf)
         raise PrivacyError("cannot add noise: OpenDP does not confirm the claim. Use another version of it.")
 
     def __call__(self, numbers: Sequence[N]) -> list[N]:
         """``numbers`` with fresh noise. What exceeds the type's range becomes its largest number, afterwards."""
-        with self._lock:
-            noised: list[N] = self._measurement(list(numbers)) if numbers else []
+        noised: list[N] = self._mine.measurement(list(numbers)) if numbers else []
         return noised
+
+
+class _PerThread(threading.local):
+    """A measurement for each thread: no lock that a forked child might find held by a thread it does not have."""
+
+    def __init__(self, scale: float, numbers: Literal["whole", "float"]) -> None:
+        self.measurement = _measurement(scale, numbers)
 
 
 def _measurement(scale: float, numbers: Literal["whole", "float"]) -> Measurement:

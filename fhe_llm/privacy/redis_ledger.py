@@ -197,9 +197,10 @@ class RedisLedger(Ledger):
         found = {}
         for place, text in zip(flat[::2], flat[1::2], strict=True):
             parts = text.split(" ")
-            if len(parts) != len(("start", "spent", "pending")):
+            counter = Counter(*(self._number(part) for part in parts)) if len(parts) == 3 else None
+            if counter is None or counter.pending > counter.spent:
                 raise self._store.damaged("a counter")
-            found[self._place(place)] = Counter(*(self._number(part) for part in parts))
+            found[self._place(place)] = counter
         return found
 
     def _place(self, text: str) -> tuple[Unit, Window]:

@@ -23,6 +23,7 @@ def connected(url: str) -> redis.Redis:
     """
     try:
         import redis
+        from redis import UsernamePasswordCredentialProvider
         from redis.backoff import NoBackoff
         from redis.retry import Retry
     except ImportError:
@@ -38,7 +39,11 @@ def connected(url: str) -> redis.Redis:
             protocol=2,
             retry=Retry(NoBackoff(), 0),
         )
-        pool.connection_class(**pool.connection_kwargs)
+        options = pool.connection_kwargs
+        name, password = options.pop("username", None), options.pop("password", None)
+        if name or password:  # some versions of redis show the options of a client, and with them a password
+            options["credential_provider"] = UsernamePasswordCredentialProvider(name, password)
+        pool.connection_class(**options)  # refuses options that it does not know
     except (ValueError, TypeError, AttributeError, redis.RedisError):
         raise PrivacyParameterError(  # the cause may quote the password
             "cannot read the URL of a ledger: it is malformed, or an option in it is unknown. "

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.resources
+import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from fhe_llm.errors import LedgerError, PrivacyParameterError
@@ -36,14 +37,17 @@ class RedisStore:
                 f"cannot use this prefix: it must be 1 to {MAX_PREFIX} printable characters without braces. Change it."
             )
         self._prefix = prefix
-        self._client: redis.Redis | None = connected(url)
-        self._place = f"{prefix} at {place_of(self._client)}"
+        self._connect: Callable[[], redis.Redis] = lambda: connected(url)
+        # a forked child may find the locks of its parent's pool taken for ever, so it gets a pool of its own
+        self._clients: dict[int, redis.Redis] = {}
+        self._closed = False
+        self._place = f"{prefix} at {place_of(self._client())}"
         self._script = importlib.resources.files("fhe_llm.privacy").joinpath("ledger.lua").read_text("utf-8")
         self._digest = hashlib.sha1(self._script.encode(), usedforsecurity=False).hexdigest()
         self._seen = 0
         self._identity = secrets.token_hex(16)
         with self._told():
-            check_durable(self._client, self._place)
+            check_durable(self._client(), self._place)
         _, self._identity = self.call("open", "")
 
     def __str__(self) -> str:
@@ -69,9 +73,11 @@ class RedisStore:
 
     def close(self) -> None:
         """Close the connections."""
-        client, self._client = self._client, None
-        if client is not None:
-            client.close()
+        self._closed = True
+        self._client().connection_pool.disconnect(inuse_connections=False)
+
+    def _client(self) -> redis.Redis:
+        return self._clients.get(os.getpid()) or self._clients.setdefault(os.getpid(), self._connect())
 
     def _sent(self, arguments: list[str]) -> Any:
         """Whether a call whose connection broke was carried out is not known; every step may be sent twice."""
@@ -85,9 +91,9 @@ class RedisStore:
     def _evaluated(self, arguments: list[str]) -> Any:
         import redis
 
-        client = self._client
-        if client is None:
+        if self._closed:
             raise LedgerError(f"cannot use the ledger {self}: it was closed. Open it anew.")
+        client = self._client()
         try:
             return client.evalsha(self._digest, len(KEYS), *arguments)
         except redis.exceptions.NoScriptError:

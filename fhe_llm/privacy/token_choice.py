@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from functools import partial
 from itertools import accumulate
@@ -79,18 +79,34 @@ class TokenChoice(abc.ABC, Generic[C]):
         return self._weights(self._candidates([token])[0])
 
     def _candidates(self, tokens: Sequence[str]) -> list[C]:
-        with self._lock:
-            found = {token: self._remembered[token] for token in tokens if token in self._remembered}
+        found = self._recalled(tokens)
         missing = [token for token in tokens if token not in found]
         if missing:
             found |= zip(missing, self._find(missing), strict=True)
-        with self._lock:
-            for token in tokens:
-                self._remembered[token] = found[token]
+        self._remember({token: found[token] for token in tokens})
+        return [found[token] for token in tokens]
+
+    # Whoever does not get the lock at once does without: a forked child may find it held by a thread it does not have.
+
+    def _recalled(self, tokens: Sequence[str]) -> dict[str, C]:
+        if not self._lock.acquire(blocking=False):
+            return {}
+        try:
+            return {token: self._remembered[token] for token in tokens if token in self._remembered}
+        finally:
+            self._lock.release()
+
+    def _remember(self, found: Mapping[str, C]) -> None:
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
+            for token, candidates in found.items():
+                self._remembered[token] = candidates
                 self._remembered.move_to_end(token)
             while len(self._remembered) > REMEMBERED:
                 self._remembered.popitem(last=False)
-        return [found[token] for token in tokens]
+        finally:
+            self._lock.release()
 
     def _vectors(self, tokens: Sequence[str]) -> Grid:
         """[n, d]; zeros for a token without a vector."""

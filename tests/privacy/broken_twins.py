@@ -44,7 +44,7 @@ class _RoundedShares(MetricChoice):
     def draws(self, tokens: Sequence[str]) -> list[int]:
         (token,) = set(tokens)
         weights = np.round([float(Fraction(w, self.total(token))) for w in self.weights(token)], 2)
-        return random.choices(range(len(weights)), weights, k=len(tokens))  # noqa: S311
+        return random.choices(range(len(weights)), weights, k=len(tokens))
 
 
 def rounded_shares(epsilon: float, table: EmbeddingTable) -> TokenMechanism:

@@ -1,4 +1,4 @@
-"""A real Redis server of a test's own, on a socket in its folder and on a port: started, stopped, killed and started again."""
+"""A real Redis server of a test's own, on a socket and a port: started, stopped, killed and started again."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import redis
 
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
 START_S = 20.0
+IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
 class RedisProcess:
@@ -84,10 +85,10 @@ class RedisProcess:
 
 @contextlib.contextmanager
 def redis_server(*options: str) -> Iterator[RedisProcess]:
-    """One in a folder of its own, whose name is short enough for a socket."""
+    """One in a folder of its own, whose name is short enough for a socket: in memory, as no test cuts the power."""
     needed()
     with (
-        tempfile.TemporaryDirectory(prefix="fhe-llm-redis-") as folder,
+        tempfile.TemporaryDirectory(prefix="fhe-llm-redis-", dir=IN_MEMORY) as folder,
         RedisProcess(Path(folder), *options) as server,
     ):
         yield server

@@ -108,12 +108,12 @@ def test_no_draws_of_text_refute_the_claim(name: str, draws: int) -> None:
         assert found > 0.85 * claim, "nothing is to be seen there"
 
 
-@pytest.mark.parametrize("draws", [30_000, MILLION])
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_twin_is_caught(name: str, draws: int) -> None:
+def test_a_broken_twin_is_caught(name: str) -> None:
+    """By so far that it is missed less than once in a million times."""
     make, one, other = BROKEN[name]
     mechanism = make()
-    assert text_epsilon(mechanism, one, other, draws) > text_claim(mechanism, one, other)
+    assert text_epsilon(mechanism, one, other, 30_000) > text_claim(mechanism, one, other)
 
 
 VECTOR_PAIRS = {

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Callable, Iterator
 
 import pytest
+from forking import forked
 from ledger_contract import LedgerContract
 from ledger_kit import Open, history_sums, spent, tokens, work
 from redis_process import RedisProcess, redis_server
@@ -69,6 +71,34 @@ def test_all_keys_of_a_ledger_lie_in_one_slot_of_a_cluster(opened: Open, server:
     keys = server.client().keys()
     assert len(keys) == 3 + 3 * 4
     assert {key.partition(b"}")[0] for key in keys} == {b"{fhe-llm-ledger"}
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_child_needs_no_lock_that_a_thread_of_its_parent_held(opened: Open) -> None:
+    ledger = opened()
+    ledger.charge("ann", work(1), key="before")
+    assert isinstance(ledger, RedisLedger)
+
+    def child() -> bytes:
+        signal.alarm(30)  # rather than hang
+        return ledger.charge("ann", work(1), key="child").key.encode()
+
+    held, over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with ledger._store._client().connection_pool._lock:
+            held.set()
+            over.wait()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait()
+    try:
+        with forked(child) as result:
+            assert result() == b"child"
+    finally:
+        over.set()
+        holder.join()
 
 
 class TestCutConnections:

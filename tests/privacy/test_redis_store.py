@@ -61,7 +61,7 @@ KEYS = ("meta", "history", "principals", "budgets:ann", "counters:ann", "charges
 @pytest.mark.parametrize("key", KEYS)
 def test_a_key_that_was_evicted(ledger: RedisLedger, other: redis.Redis, server: RedisProcess, key: str) -> None:
     other.delete(TAG + key)
-    refused(ledger, other, "damaged or incomplete|was deleted")
+    refused(ledger, other, r"damaged or incomplete|was deleted")
     if key == "meta":
         with pytest.raises(LedgerError, match="its first key"):
             RedisLedger(server.url)
@@ -76,8 +76,8 @@ def test_a_key_of_another_kind(ledger: RedisLedger, other: redis.Redis, key: str
     elif kind == "list":
         other.rpush(TAG + key, "hello")
     else:
-        other.hset(TAG + key, "hello", "world")
-    refused(ledger, other, "WRONGTYPE|damaged|was deleted")
+        other.hset(TAG + key, mapping={"hello": "world", "good": "bye", "see": "you"})
+    refused(ledger, other, r"WRONGTYPE|damaged|was deleted")
 
 
 @pytest.mark.parametrize(
@@ -104,8 +104,9 @@ def test_a_number_that_is_none(
         ledger.charge("ann", work(1), key="new")
     with pytest.raises(LedgerError, match="damaged or incomplete"):
         ledger.balances("ann")
-    with pytest.raises(LedgerError, match="damaged or incomplete"):
-        ledger.budgets("ann")
+    if not key.startswith("counters"):
+        with pytest.raises(LedgerError, match="damaged or incomplete"):
+            ledger.budgets("ann")
 
 
 @pytest.mark.parametrize(
@@ -156,12 +157,12 @@ def test_a_counter_too_small_for_what_is_given_back(ledger: RedisLedger, other: 
 def test_an_entry_that_nobody_wrote(ledger: RedisLedger, other: redis.Redis, row: dict[Any, Any]) -> None:
     other.xdel(TAG + "history", "3-0")
     other.xadd(TAG + "history", row, id="4-0")
-    with pytest.raises(LedgerError, match="damaged|newer version"):
+    with pytest.raises(LedgerError, match=r"damaged|newer version"):
         list(ledger.history())
 
 
 def test_entries_cut_from_the_history(ledger: RedisLedger, other: redis.Redis) -> None:
-    other.xtrim(TAG + "history", maxlen=1)
+    other.xtrim(TAG + "history", maxlen=1, approximate=False)
     refused(ledger, other, "entries of the history")
     with pytest.raises(LedgerError, match="entries of the history"):
         ledger.history()
@@ -172,7 +173,7 @@ def test_entries_cut_while_they_are_read(ledger: RedisLedger, other: redis.Redis
         ledger.charge("ann", work(0), key=str(number))
     entries = ledger.history("ann")
     next(entries)
-    other.xtrim(TAG + "history", maxlen=1)
+    other.xtrim(TAG + "history", maxlen=1, approximate=False)
     with pytest.raises(LedgerError, match="entries of the history"):
         list(entries)
 

@@ -66,6 +66,9 @@ def test_the_distribution_is_the_weights_over_their_sum(kind: str) -> None:
     weights, total = row_of(made, "cat")
     assert made.distribution("cat") == [Fraction(weight, total) for weight in weights]
     assert sum(made.distribution("cat")) == 1
+    assert made.shares("cat").tolist() == [float(share) for share in made.distribution("cat")]
+    with pytest.raises(UnknownTextError):
+        made.shares("secret")
 
 
 @every_epsilon
@@ -262,27 +265,27 @@ def test_a_string_for_texts_is_refused() -> None:
 @every_kind
 def test_a_draw_depends_on_no_other_token(kind: str) -> None:
     made = TokenMechanism(1.0, table=scattered(), **KINDS[kind])
-    before = {token: made.distribution(token) for token in WORDS}
+    before = {token: row_of(made, token) for token in WORDS}
     made.protect([" ".join(WORDS * 3), "ant ant ant"])
-    assert {token: made.distribution(token) for token in reversed(WORDS)} == dict(reversed(before.items()))
+    assert {token: row_of(made, token) for token in reversed(WORDS)} == before
 
 
 @every_kind
 def test_threads_share_a_mechanism(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(token_choice, "REMEMBERED", 3)  # so that what is remembered changes all the time
     made = TokenMechanism(30.0, table=scattered(), **KINDS[kind])
-    expected = {token: made.distribution(token) for token in WORDS}
+    expected = {token: row_of(made, token) for token in WORDS}
     wrong: list[str] = []
     start = threading.Barrier(4)
 
     def use(number: int) -> None:
         start.wait()
-        for _ in range(15):
+        for _ in range(8):
             tokens = random.sample(WORDS, 5)
             drawn = made.protect([" ".join(tokens)]).value[0].split()
             pairs = zip(tokens, drawn, strict=True)
-            wrong.extend(t for t, w in pairs if not expected[t][WORDS.index(w)])
-            wrong.extend(t for t in tokens[:2] if made.distribution(t) != expected[t])
+            wrong.extend(t for t, w in pairs if not expected[t][0][WORDS.index(w)])
+            wrong.extend(t for t in tokens[:2] if row_of(made, t) != expected[t])
 
     threads = [threading.Thread(target=use, args=(n,)) for n in range(4)]
     for thread in threads:
@@ -311,3 +314,10 @@ def test_forked_children_draw_anew() -> None:
     drawn_once(made)
     with forked(lambda: drawn_once(made).encode()) as one, forked(lambda: drawn_once(made).encode()) as other:
         assert len({one().decode(), other().decode(), drawn_once(made)}) == 3
+
+
+@every_kind
+def test_a_child_draws_whatever_its_parent_was_doing(kind: str) -> None:
+    made = TokenMechanism(1.0, table=scattered(), **KINDS[kind])
+    with made._choice._lock, forked(lambda: made.protect(["ant bee"]).value[0].encode()) as drawn:
+        assert len(drawn().split()) == 2

@@ -59,9 +59,15 @@ def chart_of(series: Series, forecast: Forecast) -> Chart:
     box = _box(series, forecast)
     last = series.points[-1]
     spent = _steps([(point.time, point.spent) for point in series.points], box)
+    if len(series.points) == 1:  # all of it was spent just now
+        spent = f"M{box.x(last.time)} {HEIGHT}V{box.y(last.spent)}"
     limits = [(point.time, point.limit) for point in series.points if point.limit is not None]
     if limits:
-        limits = [limits[0], *(b for a, b in itertools.pairwise(limits) if a[1] != b[1]), (box.end, limits[-1][1])]
+        limits = [
+            limits[0],
+            *(b for a, b in itertools.pairwise(limits) if a[1] != b[1]),
+            (box.end, limits[-1][1]),
+        ]
     first = box.x(series.points[0].time)
     return Chart(
         spent=spent,
@@ -82,12 +88,13 @@ def _box(series: Series, forecast: Forecast) -> _Box:
     points = series.points
     first, last = points[0].time, points[-1].time
     start = min(first, last - 60_000)
-    end = window_end(series.window, last)
-    if end is None:
-        seen = last - start
-        ahead = (forecast.latest or forecast.runs_out or last) - last if forecast.pace else 0
-        end = last + max(min(ahead * 1.05, AHEAD * seen), 0.03 * seen)
-    end = min(end, last + max(2 * (last - start), 1)) if WINDOW_MS[series.window] else end
+    seen = last - start
+    refresh = window_end(series.window, last)
+    if refresh is None:
+        ahead = ((forecast.latest or forecast.runs_out or last) - last) * 1.05 if forecast.pace else 0.0
+        end = last + max(min(ahead, AHEAD * seen), 0.03 * seen)
+    else:
+        end = min(refresh, last + 2 * seen)
     most = max(max(point.spent, point.limit or 0) for point in points)
     return _Box(start, int(end) + 1, _top(most, series.unit))
 
@@ -145,12 +152,9 @@ def _top(most: int, unit: Unit) -> int:
 def _nice(most: int, scale: int) -> int:
     """An amount at or above ``most`` whose half is a short number too."""
     floor = max(most, 2 if scale == 1 else scale // 1000)
-    power = 10 ** (len(str(floor)) - 1)
-    return next(
-        step * power // 10
-        for step in (10, 12, 14, 16, 20, 24, 30, 40, 50, 60, 80, 100)
-        if step * power >= floor * 10
-    )
+    power: int = 10 ** (len(str(floor)) - 1)
+    steps = (10, 12, 14, 16, 20, 24, 30, 40, 50, 60, 80, 100)
+    return next(step for step in steps if step * power >= floor * 10) * power // 10
 
 
 def _x_labels(box: _Box) -> tuple[str, ...]:

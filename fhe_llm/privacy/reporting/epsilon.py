@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from fhe_llm.errors import PrivacyError
-from fhe_llm.privacy.accountant import Accountant, PldAccountant, ZcdpAccountant
+from fhe_llm.privacy.accountant import Accountant, RdpAccountant, ZcdpAccountant
 from fhe_llm.privacy.charge import UNIT_INFO, Unit, check_delta
 from fhe_llm.privacy.events import VectorsNoised
 
@@ -16,8 +16,8 @@ DELTA: Final = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class EpsilonAtDelta:
-    """``spent`` and ``limit`` of a ρ budget as ε at ``delta``. ``accountant`` is "zCDP", which also holds while requests
-    depend on earlier answers, or "PLD": tighter, for vectors whose noise was fixed beforehand."""
+    """``spent`` and ``limit`` of a ρ budget as ε at ``delta``. ``accountant`` is "zCDP", which also holds while
+    requests depend on earlier answers, or "RDP": tighter, for vectors whose noise was fixed beforehand."""
 
     accountant: str
     delta: float
@@ -30,7 +30,7 @@ class EpsilonAtDelta:
 
 
 def epsilons(unit: Unit, spent: int, limit: int | None, delta: float) -> tuple[EpsilonAtDelta, ...]:
-    """By each accountant that is installed (PLD takes ``dp-accounting``); none for units that are ε already.
+    """By each accountant that is installed (RDP takes ``dp-accounting``); none for units that are ε already.
 
     Raises :class:`PrivacyParameterError` for ``delta`` outside (0, 1).
     """
@@ -38,7 +38,7 @@ def epsilons(unit: Unit, spent: int, limit: int | None, delta: float) -> tuple[E
     if unit != "rho":
         return ()
     found = []
-    for name, accountant in (("zCDP", ZcdpAccountant), ("PLD", PldAccountant)):
+    for name, accountant in (("zCDP", ZcdpAccountant), ("RDP", RdpAccountant)):
         try:
             most = None if limit is None else _epsilon(accountant(), limit, delta)
             found.append(EpsilonAtDelta(name, delta, _epsilon(accountant(), spent, delta), most))

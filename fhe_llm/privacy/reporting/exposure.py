@@ -45,7 +45,7 @@ OTHERS: Final = "others"
 
 @dataclass(frozen=True, slots=True)
 class EventTally:
-    """All events of one name and unit. ``pending`` of them are reserved and not settled: whether they left is not known.
+    """All events of one name and unit. ``pending`` of them are reserved and not settled: whether they left is unknown.
 
     ``counts`` adds up fields of the events (tokens, vectors, bytes …), ``spent`` integer amounts of ``unit``s, both
     with what is pending. ``notes`` counts mechanisms, or the assumptions of encrypted calls.

@@ -23,7 +23,8 @@ LOOK_BACK_MS: Final[Mapping[Window, int]] = {
 PARTS: Final = 12
 LEAST_CHARGES: Final = 5
 LEAST_PARTS: Final = 3
-"""A forecast takes so many charges, in so many different parts of the time looked at."""
+LEAST_MS: Final[Mapping[Window, int]] = {window: length // PARTS for window, length in LOOK_BACK_MS.items()}
+"""A forecast takes so many charges, in so many different parts of the time looked at, and so long a time."""
 FURTHEST_MS: Final = 50 * 365 * DAY_MS
 """A budget that lasts longer is said to last."""
 
@@ -73,9 +74,10 @@ class Pace:
             if change < 0:
                 return
             self.since = max(time, self._earliest)
-        if time < self.since or self.since >= self._now:
+        if time < self.since:
             return
-        part = min(PARTS - 1, (time - self.since) * PARTS // (self._now - self.since))
+        span = max(1, self._now - self.since)
+        part = min(PARTS - 1, (time - self.since) * PARTS // span)
         self.parts[part] += change
         if change > 0:
             self.charges += 1
@@ -91,9 +93,10 @@ def forecast_of(balance: Balance, pace: Pace, now: int) -> Forecast:
         return _with(told, outlook="exhausted")
     if pace.since is None or not pace.charges:
         return told
-    if pace.charges < LEAST_CHARGES or len(pace.busy) < LEAST_PARTS:
+    seen = now - pace.since
+    if pace.charges < LEAST_CHARGES or len(pace.busy) < LEAST_PARTS or seen < LEAST_MS[balance.window]:
         return _with(told, outlook="too-little-data")
-    part = (now - pace.since) / PARTS
+    part = seen / PARTS
     mean = statistics.fmean(pace.parts) / part
     error = 2 * statistics.stdev(pace.parts) / math.sqrt(PARTS) / part
     if mean <= 0:

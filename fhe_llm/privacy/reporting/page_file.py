@@ -47,13 +47,13 @@ def write_page(page: str, path: Path) -> int:
     Raises :class:`RequestError` where the file cannot be written.
     """
     content = page.encode("utf-8", "replace")
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         if path.is_dir():
             raise IsADirectoryError("it is a folder")
+        draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
         handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            with open(handle, "wb") as file:
+            with os.fdopen(handle, "wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(handle)

@@ -127,7 +127,7 @@ def report_on(
             "`fhe-llm budget show` lists all."
         )
     names = known if principal is None else (principal,)
-    now = ledger.now()
+    now = max([ledger.now(), *(entry.time for entry in ledger.history(principal, newest=1))])
     before = {name: ledger.balances(name) for name in names}
     tallies: dict[str, PrincipalTally] = {}
     entries, last = 0, deque[Entry](maxlen=newest)
@@ -160,12 +160,11 @@ def _principal(
     lines = []
     for balance in before:
         limit = balance.budget.limit if balance.budget else None
-        pace = tally.pace(balance.unit, balance.window)
         lines.append(
             Line(
                 balance,
-                tally.series(balance.unit, balance.window),
-                forecast_of(balance, pace, now),
+                tally.series(balance),
+                forecast_of(balance, tally.pace(balance), now),
                 epsilons(balance.unit, balance.spent, limit, delta),
             )
         )

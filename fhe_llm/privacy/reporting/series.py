@@ -39,7 +39,8 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A step function: each point holds until the next; the last one is now.
+    """A step function: each point holds until the next. It begins with the history, or the first window that is shown,
+    and ends now.
 
     Of several changes within ``step`` milliseconds only the last is kept, so that every value is one that was true.
     """
@@ -74,7 +75,7 @@ class SeriesTally:
         self._open = 0
         self._spent = 0
         self._limit: int | None = None
-        self._points: list[Point] = []
+        self._points = [Point(max(self._from, first), 0, None)]
         self._step_of_last: int | None = None
 
     def charged(self, time: int, amount: int) -> None:
@@ -109,7 +110,7 @@ class SeriesTally:
     def _close(self, time: int) -> None:
         """Where the open window ended before ``time``, nothing was spent any more from there on."""
         end = window_end(self.window, self._open)
-        if end is not None and end <= time and self._points and self._points[-1].spent:
+        if end is not None and end <= time and self._points[-1].spent:
             self._append(Point(end, 0, self._limit))
             self._step_of_last = None
 
@@ -119,10 +120,9 @@ class SeriesTally:
         self._append(Point(time, 0 if closed else self._spent, self._limit))
 
     def _append(self, point: Point) -> None:
-        before = self._points[-1].time if self._points else self._from
-        point = Point(max(point.time, before, self._from), point.spent, point.limit)
+        point = Point(max(point.time, self._points[-1].time), point.spent, point.limit)
         step = (point.time - self._from) // self.step
-        if self._points and (step == self._step_of_last or point.time == self._from):
+        if step == self._step_of_last or point.time == self._points[0].time:
             self._points[-1] = point
         else:
             self._points.append(point)

@@ -11,7 +11,7 @@ from fhe_llm.privacy.charge import UNIT_INFO, Kind, Unit, from_amount, shown
 from fhe_llm.privacy.ledger import Entry, Window
 from fhe_llm.privacy.reporting.epsilon import EpsilonAtDelta
 from fhe_llm.privacy.reporting.exposure import EventTally, Protection
-from fhe_llm.privacy.reporting.forecast import DAY_MS, LEAST_CHARGES, LEAST_PARTS, PARTS, Forecast
+from fhe_llm.privacy.reporting.forecast import DAY_MS, LEAST_CHARGES, LEAST_MS, Forecast
 from fhe_llm.receipt import human_bytes
 
 WINDOW_WORDS: Final[Mapping[Window, str]] = {
@@ -41,6 +41,10 @@ PROTECTION_WORDS: Final[Mapping[Protection, str]] = {
     "encrypted": "encrypted, costs nothing",
     "unprotected": "no guarantee",
     "quota": "quota, no privacy figure",
+}
+LEAST_WORDS: Final[Mapping[Window, str]] = {
+    window: f"{length / DAY_MS:g} days" if length > DAY_MS else f"{length / 3_600_000:g} hours"
+    for window, length in LEAST_MS.items()
 }
 UNITS_DIFFER: Final = "Units are never added: ε and ε per distance, ρ and the rest say different things."
 LENGTHS: Final = ((3_600_000, "h"), (60_000, "min"), (1000, "s"))
@@ -83,8 +87,7 @@ def number(amount: float | Decimal, unit: Unit, *, up: bool) -> str:
     value = from_amount(1, unit) * Decimal(amount)
     if not value:
         return "0"
-    step = Decimal(1).scaleb(max(value.adjusted() - SIGNIFICANT + 1, -9))
-    value = (value / step).to_integral_value(ROUND_CEILING if up else ROUND_FLOOR) * step
+    value = _rounded(value, ROUND_CEILING if up else ROUND_FLOOR)
     for power, letter in ((12, "T"), (9, "G"), (6, "M"), (4, "k")):
         if abs(value) >= Decimal(1).scaleb(power):
             return f"{_plain(value.scaleb(-3 if letter == 'k' else -power))}{letter}"
@@ -101,14 +104,16 @@ def signed(change: Mapping[Unit, int]) -> tuple[str, ...]:
 def happened(entry: Entry) -> str:
     """What an entry is about, in one line that is safe to print and not too long."""
     if entry.budget is not None:
-        return f"budget set: {entry.budget}"
+        return str(entry.budget)
     return printable(entry.event.describe()) if entry.event else ""
 
 
 def printable(text: str) -> str:
     """``text`` without characters that could steer a terminal, cut to :data:`LONGEST`."""
     text = text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+    return "".join(
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
+    )
 
 
 def counted(tally: EventTally) -> str:
@@ -137,7 +142,7 @@ def forecast_words(forecast: Forecast, unit: Unit, window: Window) -> str:
     if forecast.outlook == "too-little-data":
         return (
             f"Too little to forecast: {forecast.charges} charge{'s' * (forecast.charges != 1)} since "
-            f"{moment(since)}. It takes {LEAST_CHARGES}, in {LEAST_PARTS} of {PARTS} parts of that time."
+            f"{moment(since)}. It takes {LEAST_CHARGES}, spread over {LEAST_WORDS[window]} at least."
         )
     beside = forecast.until or forecast.runs_out or since
     return f"At the pace since {brief_moment(since, beside)} ({_pace(forecast, unit, window)}), {_end(forecast, unit)}."
@@ -148,7 +153,7 @@ def epsilon_words(found: Sequence[EpsilonAtDelta]) -> str:
     if not found:
         return ""
     told = [
-        f"{each.spent:.4g}{'' if each.limit is None else f' of {each.limit:.4g}'} by {each.accountant}"
+        f"{_up(each.spent)}{'' if each.limit is None else f' of {each.limit:.4g}'} by {each.accountant}"
         for each in found
     ]
     return f"At δ = {found[0].delta:g}: ε = {', '.join(told)}"
@@ -179,6 +184,10 @@ def _end(forecast: Forecast, unit: Unit) -> str:
     return words
 
 
+def _up(epsilon: float) -> str:
+    return _plain(_rounded(Decimal(epsilon), ROUND_CEILING))
+
+
 def _until(forecast: Forecast) -> str:
     return ", and it does not refresh" if forecast.until is None else f" until {moment(forecast.until)}"
 
@@ -187,6 +196,12 @@ def _pace(forecast: Forecast, unit: Unit, window: Window) -> str:
     if window == "hour":
         return f"{briefly((forecast.pace or 0) * 3_600_000 / DAY_MS, unit, up=True)} an hour"
     return f"{briefly(forecast.pace or 0, unit, up=True)} a day"
+
+
+def _rounded(value: Decimal, way: str) -> Decimal:
+    """At most :data:`SIGNIFICANT` digits, and nine behind the point."""
+    step = Decimal(1).scaleb(max(value.adjusted() - SIGNIFICANT + 1, -9)) if value else Decimal(1)
+    return (value / step).to_integral_value(way) * step
 
 
 def _plain(value: Decimal) -> str:
