@@ -72,7 +72,9 @@ def documents(count: int, seed: int, split: str, locales: dict[str, str] = LOCAL
         kind, template = choices[number // len(locales) % len(choices)]
         fake = Faker(locale)
         fake.seed_instance(draw.getrandbits(64))
-        made.append(_filled(template, kind, locale, Cast(fake, locale, draw), Decoys(fake, locale, draw), draw))
+        made.append(
+            _filled(template, kind, locale, Cast(fake, locale, draw), Decoys(fake, locale, draw), draw)
+        )
     return made
 
 
@@ -80,7 +82,9 @@ def _filled(
     template: str, kind: str, locale: str, cast: Cast, decoys: Decoys, draw: random.Random
 ) -> Document:
     template = "\n".join(
-        line.removeprefix("?") for line in template.split("\n") if not line.startswith("?") or draw.random() < 0.5
+        line.removeprefix("?")
+        for line in template.split("\n")
+        if not line.startswith("?") or draw.random() < 0.5
     )
     template = re.sub(r"\[\[(.*?)\]\]", lambda match: draw.choice(match[1].split("|")), template)
     text, planted, at = "", [], 0

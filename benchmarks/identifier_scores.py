@@ -142,7 +142,7 @@ def answered_exactly(text: str, pseudonyms: Pseudonyms, draw: random.Random) -> 
 def _as_a_model_writes(placeholder: str, draw: random.Random) -> str:
     bare = placeholder.strip("[]")
     escaped = placeholder.replace("[", r"\[").replace("_", r"\_").replace("]", r"\]")
-    return draw.choice((placeholder, placeholder.lower(), placeholder.title(), bare, f"**{placeholder}**"[2:-2], escaped))
+    return draw.choice((placeholder, placeholder.lower(), placeholder.title(), bare, escaped))
 
 
 def _streamed(answer: str, pseudonyms: Pseudonyms, draw: random.Random) -> str:
@@ -157,7 +157,11 @@ def _streamed(answer: str, pseudonyms: Pseudonyms, draw: random.Random) -> str:
 def _shares(hits: int, planted: int, right: int, found: int) -> dict[str, float]:
     recall, precision = _share(hits, planted), _share(right, found)
     both = recall + precision
-    return {"recall": recall, "precision": precision, "f1": round(2 * recall * precision / both, 4) if both else 0.0}
+    return {
+        "recall": recall,
+        "precision": precision,
+        "f1": round(2 * recall * precision / both, 4) if both else 0.0,
+    }
 
 
 def _share(part: int, whole: int) -> float:

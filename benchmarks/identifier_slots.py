@@ -9,6 +9,8 @@ from collections.abc import Callable
 from datetime import date
 from typing import Any, Final
 
+from faker import Faker
+
 KINDS: Final = {
     "name": "PERSON",
     "first": "PERSON",
@@ -36,14 +38,39 @@ _MONTHS: Final = {
 }
 _LONG_DATE: Final = {"de": "{day}. {month} {year}", "es": "{day} de {month} de {year}"}
 _PRODUCTS: Final = (
-    "Madison Desk,Jordan Trainers,Jasmine Rice,Victoria Sponge,Oliver Chair,Galaxy S24,Windows Server,Alexa Speaker,"
-    "Mercedes C 180,Max Mara Coat,Paris Lamp,Siemens EQ 6,Office Suite Pro,Grace Hopper Poster,Premium Plan"
-).split(",")
+    "Madison Desk",
+    "Jordan Trainers",
+    "Jasmine Rice",
+    "Victoria Sponge",
+    "Oliver Chair",
+    "Galaxy S24",
+    "Windows Server",
+    "Alexa Speaker",
+    "Mercedes C 180",
+    "Max Mara Coat",
+    "Paris Lamp",
+    "Siemens EQ 6",
+    "Office Suite Pro",
+    "Grace Hopper Poster",
+    "Premium Plan",
+)
 _COMPANIES: Final = (
-    "Baker & Sons Ltd,Wagner Logistik GmbH,Martin et Fils SARL,Hotel Victoria,Jordan Consulting Group,Rossi S.p.A.,"
-    "Charlotte Insurance Inc,Hill Street Dental,Banco de San Juan,De Jong Transport B.V.,Northwind Energy,Banque Saint "
-    "Martin,Hopkins University,Garcia Hermanos S.L.,Stadtwerke Neustadt"
-).split(",")
+    "Baker & Sons Ltd",
+    "Wagner Logistik GmbH",
+    "Martin et Fils SARL",
+    "Hotel Victoria",
+    "Jordan Consulting Group",
+    "Rossi S.p.A.",
+    "Charlotte Insurance Inc",
+    "Hill Street Dental",
+    "Banco de San Juan",
+    "De Jong Transport B.V.",
+    "Northwind Energy",
+    "Banque Saint Martin",
+    "Hopkins University",
+    "Garcia Hermanos S.L.",
+    "Stadtwerke Neustadt",
+)
 
 
 def ascii_only(text: str) -> str:
@@ -70,6 +97,8 @@ class Cast:
         self._fake = fake
         self._locale = locale
         self._draw = draw
+        self._british = Faker("en_GB")
+        self._british.seed_instance(draw.getrandbits(64))
         self._given: dict[tuple[str, str], str] = {}
 
     def maker(self, slot: str, number: str) -> Callable[[], str]:
@@ -101,7 +130,8 @@ class Cast:
 
     def _email(self, number: str) -> str:
         first, last = ascii_only(self._value("first", number)), ascii_only(self._value("last", number))
-        local = self._draw.choice((f"{first}.{last}", f"{first[:1]}{last}", f"{last}_{self._draw.randint(1, 99)}"))
+        number = self._draw.randint(1, 99)
+        local = self._draw.choice((f"{first}.{last}", f"{first[:1]}{last}", f"{last}_{number}"))
         return f"{local}@{self._draw.choice((self._fake.free_email_domain(), self._fake.domain_name()))}"
 
     def _team(self, _: str) -> str:
@@ -114,13 +144,16 @@ class Cast:
         return grouped(self._fake.credit_card_number(), self._draw)
 
     def _iban(self, _: str) -> str:
-        return grouped(self._fake.iban(), self._draw)
+        fake = self._british if self._locale == "en_IN" else self._fake  # India has none
+        return grouped(fake.iban(), self._draw)
 
     def _address(self, _: str) -> str:
         return "\n".join(line.strip() for line in self._fake.address().split("\n"))
 
     def _birthdate(self, _: str) -> str:
-        return written_date(self._fake.date_between_dates(date(1935, 1, 1), date(2006, 12, 31)), self._locale, self._draw)
+        return written_date(
+            self._fake.date_between_dates(date(1935, 1, 1), date(2006, 12, 31)), self._locale, self._draw
+        )
 
     def _id(self, _: str) -> str:
         match self._locale[:2]:
@@ -152,7 +185,14 @@ class Decoys:
 
     def order(self) -> str:
         """Order and serial numbers, some as long as telephone numbers."""
-        forms = ("###-#######-####", "########", "ORD-2024-#####", "#### #### ###", "##########", "##-####-##")
+        forms = (
+            "###-#######-####",
+            "########",
+            "ORD-2024-#####",
+            "#### #### ###",
+            "##########",
+            "##-####-##",
+        )
         return str(self._fake.numerify(self._draw.choice(forms)))
 
     def invoice(self) -> str:
@@ -161,7 +201,11 @@ class Decoys:
 
     def tracking(self) -> str:
         """Numbers of parcels."""
-        return str(self._fake.numerify(self._draw.choice(("1Z9%#AA101########", "RR#########DE", "JD0146###########"))))
+        return str(
+            self._fake.numerify(
+                self._draw.choice(("1Z9%#AA101########", "RR#########DE", "JD0146###########"))
+            )
+        )
 
     def badcard(self) -> str:
         """A card number with a wrong check digit."""

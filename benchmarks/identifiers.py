@@ -92,7 +92,9 @@ def main() -> None:
         show(made, judged(made, Pseudonymiser()))
         return
     result = record("identifiers", None, figures(chosen.documents))
-    result["software"] |= {package: version(package) for package in PACKAGES if find_spec(package.replace("-", "_"))}
+    result["software"] |= {
+        package: version(package) for package in PACKAGES if find_spec(package.replace("-", "_"))
+    }
     if chosen.output:
         keep(result, chosen.output)
     sys.stdout.write(json.dumps(result, indent=2) + "\n")

@@ -33,6 +33,7 @@
     ├── MissingRotationKeyError    missing_rotation_key  keys lack a rotation (evaluator/contract.py)
     ├── DeviceUnavailableError     device_unavailable    no CUDA device to compute with (evaluator/device.py)
     ├── DeviceMemoryError          device_memory         the device's memory is full (evaluator/device.py)
+    ├── DeviceLostError            device_lost           the device failed for good (evaluator/device.py)
     └── ProxyStartError            proxy_failed          a proxy of our own did not start (cli/proxy_process.py)
 
 ``code`` is stable across releases; messages are not.

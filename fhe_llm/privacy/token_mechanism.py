@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fhe_llm.errors import PrivacyParameterError, UnknownTextError
 from fhe_llm.privacy.embedding_table import EmbeddingTable
 from fhe_llm.privacy.events import TokensReplaced
@@ -100,6 +103,14 @@ class TokenMechanism:
         self._check([token])
         weights, total = self._choice.weights(token), self._choice.total(token)
         return [Fraction(weight, total) for weight in weights]
+
+    def shares(self, token: str) -> NDArray[np.float64]:
+        """:meth:`distribution` [V] in floating point and a thousand times faster: to measure by, never drawn from."""
+        self._check([token])
+        weights, total = self._choice.weights(token), self._choice.total(token)
+        different = {id(weight): weight for weight in weights}  # equal ones are one object, and long to compare
+        share = {key: weight / total for key, weight in different.items()}
+        return np.array([share[id(weight)] for weight in weights])
 
     def quote(self, texts: Sequence[str]) -> TokensReplaced:
         """See :meth:`TextMechanism.quote`."""

@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Generator
 from contextlib import AsyncExitStack, ExitStack, aclosing, closing
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from typing import Any, Final, TypedDict
 
 import httpx
@@ -85,7 +85,7 @@ class HttpProvider:
         )
         self._clients: dict[int, httpx.Client] = {}
         self._async = LoopTransports(
-            lambda: httpx.AsyncClient(**_CLIENT, verify=self._tls), httpx.AsyncClient.aclose
+            lambda: httpx.AsyncClient(**_CLIENT, verify=_certificates()), httpx.AsyncClient.aclose
         )
 
     @property
@@ -195,18 +195,13 @@ class HttpProvider:
         self._dialect.check(plain)
         return encoded(self._dialect, plain, self._model, streamed=streamed)
 
-    @cached_property
-    def _tls(self) -> ssl.SSLContext:
-        """Reading the certificates takes longer than the rest of a client, which each event loop has anew."""
-        return httpx.create_ssl_context()
-
     def _blocking(self) -> httpx.Client:
         """This process's client. A forked child leaves its parent's alone, whose sockets are the parent's; there is no
         lock, which the fork might find taken."""
         process = os.getpid()
         found = self._clients.get(process)
         if found is None:
-            made = httpx.Client(**_CLIENT, verify=self._tls)
+            made = httpx.Client(**_CLIENT, verify=_certificates())
             found = self._clients.setdefault(process, made)
             if found is not made:
                 made.close()  # another thread was first
@@ -214,6 +209,12 @@ class HttpProvider:
 
 
 _CLIENT: Final[dict[str, Any]] = {"headers": {"user-agent": "fhe-llm"}, "follow_redirects": False}
+
+
+@cache
+def _certificates() -> ssl.SSLContext:
+    """Those of the system. Reading them takes longer than all else in a client, and each event loop has its own."""
+    return httpx.create_ssl_context()
 
 
 def _answer_of(pieces: list[ProviderChunk]) -> ProviderAnswer:

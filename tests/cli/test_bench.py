@@ -117,6 +117,12 @@ def test_chats_share_a_prefix_only_up_to_their_first_word(tiny_model_path: Path)
     assert len(set(ids)) == 4
 
 
+def test_chats_may_be_as_long_as_a_page(tiny_model_path: Path) -> None:
+    subject = open_subject(str(tiny_model_path))
+    (chat,) = subject.chats(1, 512)
+    assert len(subject.chat_ids(list(chat))) == 512
+
+
 @pytest.mark.slow
 def test_bench_concurrency_sweeps_and_reports_batches(against: list[str]) -> None:
     found = ok("bench", "concurrency", *against, "--levels", "1,2", "--tokens", "4", "--repeats", "1")

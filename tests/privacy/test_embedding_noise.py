@@ -34,6 +34,12 @@ def test_no_two_vectors_differ_by_more_than_the_noise_is_for(vectors: Any, clip:
             assert sum((a - b) ** 2 for a, b in zip(one, other, strict=True)) <= (2 * UNIT) ** 2
 
 
+def test_a_length_that_floats_round_down_is_seen_in_whole_numbers() -> None:
+    whole = clipped(np.array([[1.0, 1.0, 1.0, 1.0, 2.0**-25]]), 1.0)[0].tolist()
+    assert sum(number * number for number in whole) <= UNIT**2
+    assert whole[:4] == [2**25 - 1] * 4, "it was never too long"
+
+
 @given(arrays(np.float64, st.integers(1, 40), elements=st.floats(-1e3, 1e3)), st.floats(1e-3, 1e3))
 def test_a_vector_keeps_its_direction_and_a_short_one_its_length(vector: Any, clip: float) -> None:
     back = clipped(vector[None], clip)[0] * (clip / UNIT)

@@ -204,3 +204,18 @@ def test_a_reader_whose_clock_is_another_one_sees_the_same_balance(
                 == line.balance.spent
                 == (EPSILON * 4 if clock.now < NOON + HOUR else 0)
             )
+
+
+def test_what_is_reserved_after_the_clock_went_back_returns_to_the_window_that_was_open(
+    ledger: Callable[[Clock], SqliteLedger],
+) -> None:
+    clock = Clock()
+    with ledger(clock) as opened:
+        opened.set_budget("ann", Budget.of(10, "epsilon", "day"))
+        opened.charge("ann", tokens(4), key="a")
+        clock.now -= 2 * DAY
+        held = opened.reserve("ann", tokens(3), key="b")
+        assert told(line_of(opened, "epsilon", "day"))[-1][1] == 7
+        opened.release(held)
+        line = line_of(opened, "epsilon", "day")
+        assert line.series.points[-1].spent == line.balance.spent == 4 * EPSILON

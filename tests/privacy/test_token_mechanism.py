@@ -66,6 +66,9 @@ def test_the_distribution_is_the_weights_over_their_sum(kind: str) -> None:
     weights, total = row_of(made, "cat")
     assert made.distribution("cat") == [Fraction(weight, total) for weight in weights]
     assert sum(made.distribution("cat")) == 1
+    assert made.shares("cat").tolist() == [float(share) for share in made.distribution("cat")]
+    with pytest.raises(UnknownTextError):
+        made.shares("secret")
 
 
 @every_epsilon

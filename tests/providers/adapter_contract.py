@@ -10,7 +10,12 @@ import pytest
 from adapter_kit import SECRET, STREAMS, WAYS, WEATHER, Adapted, ask, asked, refused
 from provider_server import Failure, ProviderServer, Raw, Reply, ToolCall, garbage, web_page
 
-from fhe_llm.errors import ProviderAuthError, ProviderError, ProviderUnavailableError
+from fhe_llm.errors import (
+    ProviderAuthError,
+    ProviderError,
+    ProviderRequestError,
+    ProviderUnavailableError,
+)
 from fhe_llm.providers import HttpProvider, ProviderUsage, circuit
 
 TEXT = "Ünïcode – „quotes“ \N{SNOWMAN} and\nlines"
@@ -138,6 +143,14 @@ class AdapterContract(Adapted):
             assert str(error).startswith(f"cannot get an answer from {self.provider}: "), name
             assert error.provider == self.provider
             assert (error.retryable, len(server.received) - sent) == (again, 3 if again else 1), name
+
+    def test_an_echo_is_not_taken_for_a_code(self, server: ProviderServer, llm: HttpProvider) -> None:
+        word = "project_bluebird"
+        error = {"type": word, "code": word, "param": word, "message": word}
+        server.always(Raw(status=400, body=json.dumps({"type": "error", "error": error}).encode()))
+        request = asked({"role": "user", "content": f"What is {word}?"})
+        assert word not in str(refused(ProviderRequestError, llm, "complete", request))
+        assert word in str(refused(ProviderRequestError, llm, "complete"))
 
     @pytest.mark.parametrize("way", WAYS)
     def test_a_passing_failure_is_retried_with_the_same_bytes(

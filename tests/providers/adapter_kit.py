@@ -86,12 +86,17 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def ask_status(llm: HttpProvider, way: str) -> int:
-    """The status of the error that comes."""
+def refused_as(llm: HttpProvider, way: str) -> ProviderError:
+    """The error that comes, of whatever class."""
     with pytest.raises(ProviderError) as caught:
         ask(llm, way)
     assert_silent(caught.value)
-    return caught.value.status
+    return caught.value
+
+
+def ask_status(llm: HttpProvider, way: str) -> int:
+    """Its status."""
+    return refused_as(llm, way).status
 
 
 class Adapted:

@@ -102,7 +102,17 @@ def test_addresses() -> None:
             address(open_air)
         assert address(open_air, allow_insecure=True) == open_air
     bad: Any
-    for bad in ("", "api.example", "ftp://x", "https://", "https://x:99999", "https://[::1", 7, "https://x/\n", "file:///"):
+    for bad in (
+        "",
+        "api.example",
+        "ftp://x",
+        "https://",
+        "https://x:99999",
+        "https://[::1",
+        7,
+        "https://x/\n",
+        "file:///",
+    ):
         with pytest.raises(ProviderRequestError, match="cannot call acme: base_url is not"):
             address(bad)
     for carrying in (f"https://u:{KEY}@x", f"https://x?key={KEY}", f"https://x#{KEY}"):

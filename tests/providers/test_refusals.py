@@ -59,20 +59,70 @@ def test_the_status_alone_decides_where_there_are_no_words(status: int, kind: ty
     ("dialect", "status", "body", "kind"),
     [
         (OPENAI, 400, code(1, code="context_length_exceeded"), errors.ProviderContextError),
-        (OPENAI, 400, code(1, message="This model's maximum context length is 9 tokens."), errors.ProviderContextError),
-        (OPENAI, 400, {"object": "error", "message": "maximum context length is 9", "code": 400}, errors.ProviderContextError),
-        (OPENAI, 413, {"error": "Input validation error: `inputs` must have less than 9 tokens", "error_type": "validation"}, errors.ProviderContextError),
-        (OPENAI, 422, {"error": "Input validation error: `top_p` must be > 0.0", "error_type": "validation"}, errors.ProviderRequestError),
-        (OPENAI, 429, code(1, type="insufficient_quota", code="credit_balance_exhausted"), errors.ProviderLimitError),
+        (
+            OPENAI,
+            400,
+            code(1, message="This model's maximum context length is 9 tokens."),
+            errors.ProviderContextError,
+        ),
+        (
+            OPENAI,
+            400,
+            {"object": "error", "message": "maximum context length is 9", "code": 400},
+            errors.ProviderContextError,
+        ),
+        (
+            OPENAI,
+            413,
+            {
+                "error": "Input validation error: `inputs` must have less than 9 tokens",
+                "error_type": "validation",
+            },
+            errors.ProviderContextError,
+        ),
+        (
+            OPENAI,
+            422,
+            {"error": "Input validation error: `top_p` must be > 0.0", "error_type": "validation"},
+            errors.ProviderRequestError,
+        ),
+        (
+            OPENAI,
+            429,
+            code(1, type="insufficient_quota", code="credit_balance_exhausted"),
+            errors.ProviderLimitError,
+        ),
         (OPENAI, 400, code(1, code="content_filter"), errors.ProviderRequestError),
-        (OPENAI, 429, {"error": "Model is overloaded", "error_type": "overloaded"}, errors.ProviderUnavailableError),
-        (ANTHROPIC, 400, code(1, type="invalid_request_error", message="prompt is too long: 9 tokens > 8 maximum"), errors.ProviderContextError),
-        (ANTHROPIC, 400, code(1, type="invalid_request_error", message="Your credit balance is too low"), errors.ProviderLimitError),
-        (ANTHROPIC, 400, code(1, type="invalid_request_error", message="input length and `max_tokens` exceed context limit"), errors.ProviderContextError),
+        (
+            OPENAI,
+            429,
+            {"error": "Model is overloaded", "error_type": "overloaded"},
+            errors.ProviderUnavailableError,
+        ),
+        (
+            ANTHROPIC,
+            400,
+            code(1, type="invalid_request_error", message="prompt is too long: 9 tokens > 8 maximum"),
+            errors.ProviderContextError,
+        ),
+        (
+            ANTHROPIC,
+            400,
+            code(1, type="invalid_request_error", message="Your credit balance is too low"),
+            errors.ProviderLimitError,
+        ),
+        (
+            ANTHROPIC,
+            400,
+            code(
+                1, type="invalid_request_error", message="input length and `max_tokens` exceed context limit"
+            ),
+            errors.ProviderContextError,
+        ),
         (ANTHROPIC, 0, code(1, type="overloaded_error"), errors.ProviderUnavailableError),
         (ANTHROPIC, 0, code(1, type="new_error"), errors.ProviderError),
     ],
-)  # fmt: skip
+)
 def test_words_refine_it(dialect: Any, status: int, body: Any, kind: type) -> None:
     assert type(dialect.refusal(status, body).error("acme")) is kind
 
@@ -102,7 +152,17 @@ def test_errors_within_a_stream_have_their_status_in_words(body: Any, status: in
 def test_only_names_of_errors_are_said() -> None:
     for word in ("invalid_value", "validation", "server_is_overloaded"):
         assert said(word)
-    for word in ("Who_is_she", "secret", "sk_abc123", "a b", "", "_x", "x" * 30 + "_y", "sk-proj-abc", "a_b\n"):
+    for word in (
+        "Who_is_she",
+        "secret",
+        "sk_abc123",
+        "a b",
+        "",
+        "_x",
+        "x" * 30 + "_y",
+        "sk-proj-abc",
+        "a_b\n",
+    ):
         assert not said(word)
 
 
@@ -144,7 +204,9 @@ def test_a_date_to_wait_for() -> None:
 
 
 def test_waits_in_bodies() -> None:
-    assert [wished(value) for value in (20.0, 3, "20", None, -1, 1e9, float("nan"))] == [20.0, 3.0] + [None] * 5
+    assert [wished(value) for value in (20.0, 3, "20", None, -1, 1e9, float("nan"))] == [20.0, 3.0] + [
+        None
+    ] * 5
 
 
 def test_a_provider_may_ask_not_to_be_asked_again() -> None:

@@ -49,7 +49,10 @@ def test_what_is_allowed(settings: dict[str, Any]) -> None:
         ({"tools": (TOOL, TOOL)}, "tools to acme: two of them have one name"),
         ({"tool_choice": "auto"}, "tool_choice to acme: there are no tools"),
         ({"tools": (TOOL,), "tool_choice": "any"}, "tool_choice to acme: it is none of auto, none, required"),
-        ({"tools": (TOOL,), "tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice to acme"),
+        (
+            {"tools": (TOOL,), "tool_choice": {"type": "function", "function": {"name": "g"}}},
+            "tool_choice to acme",
+        ),
         ({"extra": {"model": "m"}}, r"extra\['model'\] to acme: this library writes that field"),
         ({"extra": {"x": float("nan")}}, "extra to acme: it cannot be written as JSON"),
         ({"extra": {"x": object()}}, "extra to acme: it cannot be written as JSON"),
@@ -70,8 +73,14 @@ def test_what_is_not(settings: dict[str, Any], message: str) -> None:
     [
         ({"seed": 1}, "seed to anthropic: this API has no such setting"),
         ({"temperature": 1.5}, "temperature to anthropic: it is not between 0 and 1"),
-        ({"messages": (USER, {"role": "system", "content": "x"}, USER)}, "message 1 to anthropic: .*at the beginning"),
-        ({"messages": ({"role": "system", "content": "x"},)}, "the messages to anthropic: there are only system"),
+        (
+            {"messages": (USER, {"role": "system", "content": "x"}, USER)},
+            "message 1 to anthropic: .*at the beginning",
+        ),
+        (
+            {"messages": ({"role": "system", "content": "x"},)},
+            "the messages to anthropic: there are only system",
+        ),
         ({"messages": ({"role": "user", "content": " \n"},)}, "message 0 to anthropic: it is empty"),
         ({"extra": {"system": "x"}}, r"extra\['system'\] to anthropic"),
     ],

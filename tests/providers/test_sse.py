@@ -34,7 +34,12 @@ def test_cuts_and_line_ends_make_no_difference(
     """A stream with comments and foreign fields between, and with a byte order mark."""
     written = "\N{ZERO WIDTH NO-BREAK SPACE}" if marked else ""
     for name, lines, end in events:
-        fields = [": ping", f"event: {name}" if name else "id: 7", *(f"data: {line}" for line in lines), "retry"]
+        fields = [
+            ": ping",
+            f"event: {name}" if name else "id: 7",
+            *(f"data: {line}" for line in lines),
+            "retry",
+        ]
         written += end.join([*fields, "", ""])
     expected = [ServerEvent(name or "message", "\n".join(lines)) for name, lines, _ in events]
     assert parsed(written.encode(), cuts) == expected
@@ -47,6 +52,7 @@ def test_cuts_and_line_ends_make_no_difference(
         (b"data:  x\n\n", [ServerEvent("message", " x")]),
         (b"data\n\n", [ServerEvent("message", "")]),
         (b"data: a\ndata: b\n\n", [ServerEvent("message", "a\nb")]),
+        (b"data: a\r\ndata: b\r\n\r\n", [ServerEvent("message", "a\nb")]),
         (b"event: error\n\ndata: x\n\n", [ServerEvent("message", "x")]),
         (b"data: cut off", []),
         (b"data: cut off\n", []),
@@ -71,7 +77,9 @@ def test_any_bytes_are_read_or_refused(stream: bytes, cuts: list[int]) -> None:
         assert whole is None
 
 
-@pytest.mark.parametrize("endless", [b"data: " + b"x" * 200, b"data: x\n" * 20, b"x" * 200, b": " + b"x" * 200])
+@pytest.mark.parametrize(
+    "endless", [b"data: " + b"x" * 200, b"data: x\n" * 20, b"x" * 200, b": " + b"x" * 200]
+)
 @pytest.mark.parametrize("step", [1, 7, 500])
 def test_an_event_has_a_bound(endless: bytes, step: int) -> None:
     with pytest.raises(EventStreamError, match="longer than 64 bytes"):

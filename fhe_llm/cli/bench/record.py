@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from fhe_llm.errors import FheLlmError
-from fhe_llm.evaluator.cupy_device import open_device
+from fhe_llm.evaluator.cupy_device import device_name
 from fhe_llm.evaluator.device import DeviceUnavailableError
-from fhe_llm.params import PRESETS, Preset
+from fhe_llm.params import Preset
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ def gpu_name() -> str | None:
     if os.environ.get("FHE_LLM_DEVICE", "cpu") == "cpu":
         return None
     try:
-        return str(open_device(PRESETS["default"]).name)
+        return device_name()
     except DeviceUnavailableError:
         return None
 

@@ -4,6 +4,9 @@
 found leaves in clear, and so does everything else in the text.
 """
 
+from fhe_llm.privacy.identifiers.contract import Identifier, Recogniser
+from fhe_llm.privacy.identifiers.defaults import default_recognisers
+from fhe_llm.privacy.identifiers.listed import ListedRecogniser
 from fhe_llm.privacy.identifiers.pseudonyms import Pseudonymiser, Pseudonyms
 
-__all__ = ["Pseudonymiser", "Pseudonyms"]
+__all__ = ["Identifier", "ListedRecogniser", "Pseudonymiser", "Pseudonyms", "Recogniser", "default_recognisers"]

@@ -65,7 +65,7 @@ def _streets() -> tuple[str, ...]:
     return (
         # United States, United Kingdom: 12 Old Mill Road
         rf"[0-9]{{1,6}}[A-Za-z]?,? (?:[NSEW]{{1,2}}\.? )?(?:(?:{_WORD}|[0-9]{{1,3}}(?:st|nd|rd|th)) ){{1,4}}"
-        rf"(?:(?=[A-Z])(?i:{alternation('street_endings_english')})|street|road|avenue|lane|drive)\b\.?{_DIRECTION}",
+        rf"(?:(?=[A-Z])(?i:{alternation('street_endings_english')}s?)|street|road|avenue|lane|drive)\b\.?{_DIRECTION}",
         # France: 12 bis, rue de la Paix
         r"[0-9]{1,4}(?:[ ]?(?:bis|ter|quater|[A-C]))?,? "
         rf"(?i:{alternation('street_heads_french')}) {_NAME}",

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from fhe_llm.privacy.identifiers.contract import HEURISTIC, Identifier
-from fhe_llm.privacy.identifiers.gazetteer import is_ambiguous, is_no_name
+from fhe_llm.privacy.identifiers.gazetteer import is_ambiguous, is_common_surname, is_no_name
 
 _DENSE: Final = frozenset({"CARD", "IBAN", "PHONE", "NATIONALID"})
 _NAME_WORD: Final = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
@@ -91,6 +91,8 @@ def mentions(text: str, words: Iterable[str]) -> Iterator[Identifier]:
 
 
 def _mentions_somebody(text: str, start: int, word: str, known: frozenset[str]) -> bool:
-    if not word[0].isupper() or word.casefold() not in known or is_no_name(word):
+    if not word[0].isupper() or word.casefold() not in known:
+        return False
+    if is_no_name(word) and not is_common_surname(word):
         return False
     return not is_ambiguous(word) or bool(_WITHIN_SENTENCE.match(text[max(0, start - 2) : start]))

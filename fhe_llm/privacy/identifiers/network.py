@@ -27,7 +27,8 @@ _V6: Final = re.compile(
     r"(?<![\w:.])(?:[0-9A-Fa-f:]{2,30}(?<=:)(?:[0-9]{1,3}\.){3}[0-9]{1,3}|[0-9A-Fa-f:]{3,39})(?![\w:])"
 )
 _VERSION_CUE: Final = re.compile(
-    r"\b(?:version|versione|versión|versie|release|firmware|build|ver|v|rev|patch|update(?: auf| to)?)\W{0,3}$", re.I
+    r"\b(?:version|versione|versión|versie|release|firmware|build|ver|v|rev|patch|update(?: auf| to)?)\W{0,3}$",
+    re.I,
 )
 
 

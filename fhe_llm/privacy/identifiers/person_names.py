@@ -20,7 +20,10 @@ from fhe_llm.privacy.identifiers.word_lists import alternation
 
 _TOLD: Final = HEURISTIC + 0.1
 _MOST_WORDS: Final = 5
-_CAPITAL_PARTICLES: Final = frozenset({"Le", "La", "De", "Di", "Du", "Da", "Del", "Des", "Van", "Von", "El", "Las", "Los"})
+_CAPITAL_PARTICLES: Final = frozenset(
+    {"Le", "La", "De", "Di", "Du", "Da", "Del", "Des", "Van", "Von", "El", "Las", "Los"}
+)
+_INITIAL: Final = re.compile(r"([^\W\d_]+) [A-Z]\. $")
 _TITLE: Final = re.compile(rf"{alternation('titles')}\.?")
 _COMPANY: Final = re.compile(rf"[ ,]{{1,2}}{alternation('company_marks')}(?![^\W_])")
 
@@ -31,7 +34,7 @@ class PersonNameRecogniser:
     """Names of people in Latin, Greek or Cyrillic script, without their titles.
 
     Behind a title, a label, an introduction or a greeting and in a signature any capitalised words count; elsewhere a
-    known first name and a word behind it. Lone first names in running text do not.
+    known first name, with the words behind it or alone; alone it must be no word of another meaning.
     """
 
     entity_types: ClassVar = frozenset({"PERSON"})
@@ -39,14 +42,17 @@ class PersonNameRecogniser:
     def find(self, text: str) -> list[Identifier]:
         """See :meth:`Recogniser.find`."""
         forms = person_patterns()
-        found: set[tuple[int, int, float]] = set()
-        told = (forms.titled, forms.addressed, forms.degreed, forms.writing, forms.labelled, forms.introduced)
+        titled = [match for match in forms.titled.finditer(text) if not _is_initial(match)]
+        found = {(*span, _TOLD) for match in titled for span in _told(_words(match))}
+        told = (forms.addressed, forms.degreed, forms.writing, forms.labelled, forms.introduced)
         for form in (*told, forms.greeted, forms.signed):
             found |= {(*span, _TOLD) for match in form.finditer(text) for span in _told(_words(match))}
         for form in (forms.maybe_introduced, forms.speaking):
             found |= {(*span, HEURISTIC) for match in form.finditer(text) for span in _known(_words(match))}
         found |= {(*span, HEURISTIC) for span in _speakers(text)}
-        found |= {(*span, HEURISTIC) for m in forms.addressee.finditer(text) for span in _whole_line(_words(m))}
+        found |= {
+            (*span, HEURISTIC) for m in forms.addressee.finditer(text) for span in _whole_line(_words(m))
+        }
         found |= {(*span, HEURISTIC) for m in forms.letterhead.finditer(text) for span in _headed(_words(m))}
         found |= {(*span, HEURISTIC) for m in forms.capitalised.finditer(text) for span in _unannounced(m)}
         found |= {
@@ -57,10 +63,18 @@ class PersonNameRecogniser:
         return [Identifier(start, end, "PERSON", score) for start, end, score in found]
 
 
+def _is_initial(titled: re.Match[str]) -> bool:
+    """Whether the title is the second letter of a name: Anna M. Jones."""
+    before = _INITIAL.search(titled.string, max(0, titled.start(1) - 40), titled.start(1))
+    return before is not None and is_first_name(before[1])
+
+
 def _words(match: re.Match[str]) -> Words:
     """The words of the match's first group; none where they belong to a company."""
     words = list(TOKEN.finditer(match.string, match.start(1), match.end(1)))
-    company = _COMPANY.match(match.string, match.end(1)) or any(_COMPANY.match(f" {word[0]}") for word in words)
+    company = _COMPANY.match(match.string, match.end(1)) or any(
+        _COMPANY.match(f" {word[0]}") for word in words
+    )
     return [] if company else words
 
 
@@ -124,10 +138,13 @@ def _whole_line(words: Words) -> Iterator[tuple[int, int]]:
 def _speakers(text: str) -> Iterator[tuple[int, int]]:
     """Who speaks again after somebody else in a conversation, ``Name: …`` at the beginning of lines."""
     lines = [words for match in person_patterns().speaking.finditer(text) if (words := _words(match))]
-    turns = [words for before, words in zip([[], *lines], lines, strict=False) if _said(before) != _said(words)]
+    turns = [
+        words for before, words in zip([[], *lines], lines, strict=False) if _said(before) != _said(words)
+    ]
     often = Counter(map(_said, turns))
     for words in lines:
-        if often[_said(words)] > 1 and _trimmed(words) == words:
+        names = _trimmed(words) == words or (len(words) == 1 and is_first_name(words[0][0]))
+        if often[_said(words)] > 1 and names:
             yield words[0].start(), words[-1].end()
 
 

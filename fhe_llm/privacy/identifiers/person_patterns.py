@@ -62,19 +62,19 @@ def person_patterns() -> PersonPatterns:
     sources = {
         "titled": rf"(?<![\w.]){titles}{{1,3}}({_LED})",
         "addressed": rf"{told}[\"”]? ?[<(\[](?:mailto:)?[^\s<>()\[\]@]{{1,64}}@",
-        "degreed": rf"{told}, ?(?:M\.?D|Ph\.?D|D\.?D\.?S|R\.?N|Esq|J\.?D|MBA|MSc|BSc|CPA|LL\.?M)\b",
+        "degreed": rf"{told}, ?(?:M\.?D|Ph\.?D|D\.?D\.?S|R\.?N|Esq|J\.?D|MBA|MSc|BSc|CPA|LL\.?M)\b(?! [0-9]{{5}})",
         "writing": rf"{told} (?i:wrote|writes|schrieb|schreibt|a écrit|écrit|escribió|escribe|ha scritto|scrive"
         r"|schreef|schrijft)\b",
         "addressee": rf"{_LINE}({_LED})[ \t]{{0,4}}\n[ \t>]{{0,8}}(?=[0-9]{{1,5}}[A-Za-z]?,? [^\W\d_]"
         r"|[^\n,;:.!?]{3,60} [0-9]{1,5}[A-Za-z]?(?:[-/][0-9]{1,4})?[ \t]{0,4}$)",
         "labelled": label + name,
-        "introduced": rf"\b(?:(?i:{alternation('introductions')})|{alternation('relations')})[ \t]{{1,3}}{name}",
+        "introduced": rf"\b(?i:{alternation('introductions')}|{alternation('relations')})[ \t]{{1,3}}{name}",
         "greeted": rf"{_LINE}(?i:{alternation('greetings')}),?[ \t]{{1,3}}{name}(?=[ \t]{{0,3}}(?:[,!.:;–—-]|$))",
         "signed": rf"{closing}[ \t>*–—-]{{0,6}}{name}",
         "maybe_introduced": rf"\b(?i:{alternation('weak_introductions')})[ \t]{{1,3}}({_NAME})",
         "speaking": rf"{_LINE}{clock}<?({_NAME})>?[*]{{0,2}}(?=[ \t]{{0,2}}(?:\([^()\n]{{0,20}}\))?:[ \t*])",
         "letterhead": rf"{_LINE}({_NAME})[ \t*]{{0,4}}\n(?=[^\n]{{0,120}}(?:@|[0-9]))",
         "reversed": rf"(?:^|(?<=[:;|]))[ \t]{{0,4}}({_WORD}), ({_WORD}(?: {_PART})?)(?=[ \t]{{0,4}}(?:$|[;|(]))",
-        "capitalised": rf"(?<![\w@'’/-])({_NAME})(?![\w@]|['’-]\w)",
+        "capitalised": rf"(?<![\w@'’/-])({_NAME})(?![\w@]|['’-](?!s\b)\w)",
     }
     return PersonPatterns(**{field: re.compile(form, re.MULTILINE) for field, form in sources.items()})

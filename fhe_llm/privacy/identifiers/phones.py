@@ -70,9 +70,11 @@ class PhoneRecogniser:
         """See :meth:`Recogniser.find`."""
         found = []
         for match in _CANDIDATE.finditer(text):
-            score = self._score(text, match.start(), match[0])
+            # a bracket around the whole number is not its own
+            start = match.start() + (match[0].startswith("(") and match[0].count("(") > match[0].count(")"))
+            score = self._score(text, start, text[start : match.end()])
             if score:
-                found.append(Identifier(match.start(), match.end(), "PHONE", score))
+                found.append(Identifier(start, match.end(), "PHONE", score))
         return found
 
     def _score(self, text: str, start: int, number: str) -> float:

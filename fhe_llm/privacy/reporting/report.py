@@ -160,12 +160,11 @@ def _principal(
     lines = []
     for balance in before:
         limit = balance.budget.limit if balance.budget else None
-        pace = tally.pace(balance.unit, balance.window)
         lines.append(
             Line(
                 balance,
                 tally.series(balance),
-                forecast_of(balance, pace, now),
+                forecast_of(balance, tally.pace(balance), now),
                 epsilons(balance.unit, balance.spent, limit, delta),
             )
         )

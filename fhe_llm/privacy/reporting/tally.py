@@ -44,6 +44,13 @@ class PrincipalTally:
     _open: dict[str, _Open] = field(default_factory=dict)
     _series: dict[Place, SeriesTally] = field(default_factory=dict)
     _paces: dict[Place, Pace] = field(default_factory=dict)
+    _windows: dict[Unit, list[Window]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for unit, window in self.places:
+            self._series[unit, window] = SeriesTally(unit, window, self.first, self.now)
+            self._paces[unit, window] = Pace(window, self.now)
+            self._windows.setdefault(unit, []).append(window)
 
     def add(self, entry: Entry) -> None:
         """The next entry of this principal."""
@@ -51,12 +58,14 @@ class PrincipalTally:
         self.last = entry.time
         for unit, amount in entry.change.items():
             self.sums[unit] = self.sums.get(unit, 0) + amount
-            for window in self._windows(unit):
-                self.pace(unit, window).changed(entry.time, amount)
+            for window in self._windows.get(unit, ()):
+                self._paces[unit, window].changed(entry.time, amount)
         if entry.budget is not None:
             place = (entry.budget.unit, entry.budget.window)
             if place in self.places:
-                self._of(place).limited(self._counted_at(entry.budget.unit, entry.time), entry.budget.limit)
+                self._series[place].limited(
+                    self._counted_at(entry.budget.unit, entry.time), entry.budget.limit
+                )
         elif entry.event is not None and entry.action in ("charge", "reserve"):
             self._charged(entry, entry.event)
         elif entry.event is not None:
@@ -68,19 +77,19 @@ class PrincipalTally:
         if balance.refreshes_at is not None:
             began = balance.refreshes_at - WINDOW_MS[balance.window]
             now = min(max(now, began), balance.refreshes_at - 1)
-        return self._of((balance.unit, balance.window)).finished(now)
+        return self._series[balance.unit, balance.window].finished(now)
 
-    def pace(self, unit: Unit, window: Window) -> Pace:
+    def pace(self, balance: Balance) -> Pace:
         """What was spent of late."""
-        return self._paces.setdefault((unit, window), Pace(window, self.now))
+        return self._paces[balance.unit, balance.window]
 
     def _charged(self, entry: Entry, event: Event) -> None:
         taken: dict[Unit, int] = {}
         for unit, amount in entry.change.items():
             taken[unit] = time = self._counted_at(unit, entry.time)
             self._hours[unit] = window_start("hour", time)
-            for window in self._windows(unit):
-                self._of((unit, window)).charged(time, amount)
+            for window in self._windows.get(unit, ()):
+                self._series[unit, window].charged(time, amount)
         pending = entry.action == "reserve"
         if pending:
             self._open[entry.key] = _Open(event, entry.change, taken)
@@ -93,20 +102,14 @@ class PrincipalTally:
         back = {unit: -amount for unit, amount in entry.change.items()}
         for unit, amount in back.items():
             time = self._counted_at(unit, entry.time)
-            for window in self._windows(unit):
-                self._of((unit, window)).given_back(time, opened.taken.get(unit, time), amount)
+            for window in self._windows.get(unit, ()):
+                self._series[unit, window].given_back(time, opened.taken.get(unit, time), amount)
         actual = event if entry.action == "commit" else None
         self.exposure.settled(opened.event, opened.charge, actual, back)
 
     def _counted_at(self, unit: Unit, time: int) -> int:
         """As the ledger counts: a clock that went back opens no earlier window."""
         return max(time, self._hours.get(unit, 0))
-
-    def _windows(self, unit: Unit) -> list[Window]:
-        return [window for its, window in self.places if its == unit]
-
-    def _of(self, place: Place) -> SeriesTally:
-        return self._series.setdefault(place, SeriesTally(*place, self.first, self.now))
 
 
 def places_of(balances: tuple[Balance, ...]) -> tuple[Place, ...]:

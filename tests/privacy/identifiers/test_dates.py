@@ -31,7 +31,12 @@ def test_dates_of_birth_are_found(text: str, date: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["Delivered on 1980-05-17", "due 17 May 1980", f"born{' ' * 60}1980-05-17", "1980-05-17 born", "born 17"]
+    "text",
+    ["Delivered on 1980-05-17", "due 17 May 1980", f"born{' ' * 60}1980-05-17", "1980-05-17 born", "born 17"],
 )
 def test_other_dates_stay(text: str) -> None:
     assert found(DATES, text) == []
+
+
+def test_a_date_behind_a_date_of_birth_is_another() -> None:
+    assert found(DATES, "born 1980-05-17, admitted on 2024-01-02") == ["1980-05-17"]

@@ -27,7 +27,9 @@ def test_words_with_another_meaning() -> None:
     assert not gazetteer.is_no_name("Jane")
 
 
-def test_without_its_package_the_message_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_its_package_the_message_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(gazetteer, "files", lambda _: tmp_path)
     with pytest.raises(PrivacyParameterError, match=r"fhe-llm\[privacy\]"):
         gazetteer._census("dist.all.last")

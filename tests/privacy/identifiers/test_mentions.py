@@ -66,3 +66,4 @@ def test_mentions_are_capitalised_and_joined_without_the_possessive() -> None:
 
 def test_words_with_another_meaning_are_no_mention() -> None:
     assert said("May I? The Bank said so.", "may", "bank") == []
+    assert said("I asked May. Rita saw Hall.", "may", "hall") == ["May", "Hall"]

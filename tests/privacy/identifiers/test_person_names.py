@@ -35,6 +35,16 @@ def people(text: str) -> list[str]:
         ("Mr J. R. Quorbin called", "J. R. Quorbin"),
         ("Mrs J.R.R. Quorbin called", "J.R.R. Quorbin"),
         ("Γεια, Dr. Ελένη Παππά μίλησε", "Ελένη Παππά"),
+        ("Rita Hall, MD", "Rita Hall"),
+        ("Xylan Quorbin <x@example.com>", "Xylan Quorbin"),
+        ("Von: Xaver Quorbin", "Xaver Quorbin"),
+        ("Estimada señora Quorbin:", "Quorbin"),
+        ("Behandelnder Arzt: Dr. med. Xaver Quorbin", "Xaver Quorbin"),
+        ("ihre Tochter Xylanthe kommt", "Xylanthe"),
+        ("On Monday, Xylan Quorbin wrote:", "Xylan Quorbin"),
+        ("entre Jeannine Le Goff, Lyon", "Jeannine Le Goff"),
+        ("Stephen M. Ingram called", "Stephen M. Ingram"),
+        ("Xylan Quorbin\n12 Mill Road", "Xylan Quorbin"),
         ("we met John\u00a0Smith there", "John\u00a0Smith"),
     ],
 )
@@ -53,11 +63,21 @@ def test_names_are_found_without_their_titles(text: str, name: str) -> None:
         "New York City Council",
         "Will this work? Mark the box.",
         "Order Status: open",
+        "Baker & Sons Ltd",
+        "Wagner Logistik GmbH",
+        "De Jong Transport B.V.",
+        "Status: a\nStatus: b",
+        "Classifier: a\nClassifier: b\nClassifier: c",
         "",
     ],
 )
 def test_other_capitalised_words_are_none(text: str) -> None:
     assert people(text) == []
+
+
+def test_those_who_speak_again_after_somebody_else_are_people() -> None:
+    assert found(NAMES, "Xyl: hi\nQuor: hello\nXyl: bye\nQuor: bye") == ["Xyl", "Quor", "Xyl", "Quor"]
+    assert found(NAMES, "Xyl: hi\nQuor: hello") == []
 
 
 def test_a_lone_first_name_in_running_text_is_one_unless_it_is_a_word_too() -> None:

@@ -40,7 +40,10 @@ def test_numbers_are_found_without_a_word_before_them(number: str) -> None:
     assert found(PHONES, f"You find us under {number}, every day.") == [number]
 
 
-@pytest.mark.parametrize("text", ["call 5552671 now", "Tel.: 5552671", "Tel. 030 901820", "Handy 17612345", "phone 4155552671"])
+@pytest.mark.parametrize(
+    "text",
+    ["call 5552671 now", "Tel.: 5552671", "Tel. 030 901820", "Handy 17612345", "phone 4155552671"],
+)
 def test_bare_digits_count_behind_a_word_for_telephones(text: str) -> None:
     assert len(found(PHONES, text)) == 1
 
@@ -57,6 +60,11 @@ def test_bare_digits_count_behind_a_word_for_telephones(text: str) -> None:
         "ISBN 978-3-16-148410-0",
         "#4155552671",
         "SKU-4155552671",
+        "since version 2024.1.5.8",
+        "2024-05-17 08:30",
+        "the years 2018 - 2021",
+        "54/109/218/438",
+        "0.000001",
         "5 552",
     ],
 )
@@ -79,6 +87,13 @@ def test_the_example_number_of_a_default_region_is_found_in_national_form(region
         phonenumbers.example_number(region), phonenumbers.PhoneNumberFormat.NATIONAL
     )
     assert found(PHONES, f"Tel {number}") == [number]
+
+
+def test_a_bracket_around_a_number_is_not_its_own() -> None:
+    assert found(PHONES, "Jane (+44(0)161 496 0046) and (415) 555-2671") == [
+        "+44(0)161 496 0046",
+        "(415) 555-2671",
+    ]
 
 
 def test_regions_decide_about_national_numbers() -> None:

@@ -33,12 +33,30 @@ identifiers = (
     cards()
     | ibans()
     | st.sampled_from(
-        ["Jane Doe", "JANE DOE", "Jane", "Doe’s", "Dr. Müller", "+49 30 901820", "0049 30 901820", "a@b.example"]
-        + ["[PERSON_1]", "PERSON_1", r"\[CARD_1\]", "[LITERAL_1]", "[person 2]", "Иван Петров", "10.1.2.3", "👩‍⚕️"]
+        [
+            "Jane Doe",
+            "JANE DOE",
+            "Jane",
+            "Doe’s",
+            "Dr. Müller",
+            "+49 30 901820",
+            "0049 30 901820",
+            "a@b.example",
+            "[PERSON_1]",
+            "PERSON_1",
+            r"\[CARD_1\]",
+            "[LITERAL_1]",
+            "[person 2]",
+            "Иван Петров",
+            "10.1.2.3",
+            "👩\u200d⚕️",
+        ]
     )
 )
 texts = st.lists(
-    identifiers | st.text(max_size=6) | st.sampled_from([" ", "\n", ", ", "[", "]", "\\", "'s ", "Dear ", "\r\n"]),
+    identifiers
+    | st.text(max_size=6)
+    | st.sampled_from([" ", "\n", ", ", "[", "]", "\\", "'s ", "Dear ", "\r\n"]),
     max_size=12,
 ).map("".join)
 
@@ -81,12 +99,15 @@ def test_nothing_that_was_found_is_sent(text: str) -> None:
 
 def test_a_letter_leaves_without_its_identifiers() -> None:
     protected = DEFAULT.start().replace([LETTER])
-    assert protected.value[0] == """From: [PERSON_1] <[EMAIL_1]>
+    assert (
+        protected.value[0]
+        == """From: [PERSON_1] <[EMAIL_1]>
 Dear Mr. [PERSON_2],
 my name is [PERSON_1], call me at [PHONE_1]. My card is [CARD_1].
 I live at [ADDRESS_1]. [PERSON_1_2]'s number: [PHONE_2].
 Kind regards,
 [PERSON_1_2]"""
+    )
     kinds = ("ADDRESS", "CARD", "EMAIL", "PERSON", "PHONE")
     assert protected.event == IdentifiersReplaced(replaced=10, entity_types=kinds)
 
@@ -190,7 +211,9 @@ def test_hostile_text_is_replaced_and_restored(text: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("text", [pytest.param(text, id=name) for name, text in hostile(400_000)])
-def test_long_hostile_text_takes_seconds_where_a_step_back_at_every_character_would_take_hours(text: str) -> None:
+def test_long_hostile_text_takes_seconds_where_a_step_back_at_every_character_would_take_hours(
+    text: str,
+) -> None:
     assert DEFAULT.find(text) is not None
 
 
@@ -202,7 +225,10 @@ def test_types_can_be_narrowed() -> None:
 
 def test_own_recognisers_stand_beside_or_instead_of_the_default_ones() -> None:
     projects = Words("PROJECT", ("Blue Heron",))
-    assert Pseudonymiser([projects]).start().replace(["Blue Heron, Jane Doe"]).value[0] == "[PROJECT_1], Jane Doe"
+    assert (
+        Pseudonymiser([projects]).start().replace(["Blue Heron, Jane Doe"]).value[0]
+        == "[PROJECT_1], Jane Doe"
+    )
 
 
 @pytest.mark.parametrize(

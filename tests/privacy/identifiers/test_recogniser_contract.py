@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from finds import Lying
 from hypothesis import given
@@ -20,7 +22,9 @@ def finds(draw: st.DrawFn) -> list[Identifier]:
         start = draw(st.integers(0, len(TEXT) - 1))
         end = draw(st.integers(start + 1, len(TEXT)))
         made.append(
-            Identifier(start, end, draw(st.sampled_from(("AB", "CD"))), draw(st.sampled_from((0.5, 0.8, 1.0))))
+            Identifier(
+                start, end, draw(st.sampled_from(("AB", "CD"))), draw(st.sampled_from((0.5, 0.8, 1.0)))
+            )
         )
     return made
 
@@ -29,7 +33,7 @@ def finds(draw: st.DrawFn) -> list[Identifier]:
 def test_what_is_settled_is_disjoint_in_order_and_covers_every_letter_found(found: list[Identifier]) -> None:
     kept = settled(TEXT, found)
     assert all(0 <= one.start < one.end <= len(TEXT) for one in kept)
-    assert all(one.end <= after.start for one, after in zip(kept, kept[1:], strict=False))
+    assert all(one.end <= after.start for one, after in itertools.pairwise(kept))
     covered = {at for one in kept for at in range(one.start, one.end)}
     wanted = {at for one in found for at in range(one.start, one.end) if TEXT[at].isalnum()}
     assert wanted <= covered <= {at for one in found for at in range(one.start, one.end)}

@@ -24,7 +24,9 @@ def luhn_digit(body: str) -> str:
 
 def iban(country: str, account: str) -> str:
     """The IBAN of an account in capitals."""
-    number = int("".join(str("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ".index(c)) for c in f"{account}{country}00"))
+    number = int(
+        "".join(str("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ".index(c)) for c in f"{account}{country}00")
+    )
     return f"{country}{98 - number % 97:02d}{account}"
 
 
