@@ -166,18 +166,26 @@ class LedgerProcessesContract:
             drawn.append(1)
             return Protected(1, event)
 
-        account = Account(ledger_at(where), "ann")
-        assert account.pay(event, draw).value == 1
-        broken()
-        with pytest.raises(LedgerError, match="cannot use the ledger"):
-            account.pay(event, draw)
-        assert drawn == [1]
+        with ledger_at(where) as ledger:
+            account = Account(ledger, "ann")
+            assert account.pay(event, draw).value == 1
+            broken()
+            for _ in range(2):
+                with pytest.raises(LedgerError, match="cannot use the ledger"):
+                    account.pay(event, draw)
+            assert drawn == [1]
+
+    def test_what_was_drawn_is_kept_back_where_it_cannot_be_committed(
+        self, where: str, broken: Callable[[], None]
+    ) -> None:
+        event = EncryptedCall(model="tiny", rounds=1, bytes_up=1, bytes_down=1)
 
         def draw_while_it_breaks() -> Protected[int]:
-            raise AssertionError("drawn")
+            broken()
+            return Protected(1, event)
 
-        with pytest.raises(LedgerError):
-            account.pay(event, draw_while_it_breaks)
+        with ledger_at(where) as ledger, pytest.raises(LedgerError, match="cannot use the ledger"):
+            Account(ledger, "ann").pay(event, draw_while_it_breaks)
 
 
 def ledger_at(where: str) -> Ledger:
