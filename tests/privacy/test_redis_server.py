@@ -17,7 +17,7 @@ from redis_process import RedisProcess, free_port, redis_server
 
 from fhe_llm.errors import LedgerError, PrivacyParameterError
 from fhe_llm.privacy.ledger import Budget
-from fhe_llm.privacy.open_ledger import open_ledger
+from fhe_llm.privacy.ledger_place import open_ledger
 from fhe_llm.privacy.redis_ledger import RedisLedger
 
 SECRET = "s3cret/p@ss word"
@@ -234,7 +234,7 @@ def test_without_the_package_it_says_what_to_install() -> None:
     code = (
         "import sys; sys.modules['redis'] = None\n"
         "from fhe_llm.errors import LedgerError\n"
-        "from fhe_llm.privacy.open_ledger import open_ledger\n"
+        "from fhe_llm.privacy.ledger_place import open_ledger\n"
         "from fhe_llm.privacy.redis_ledger import RedisLedger\n"
         "for make in (RedisLedger, open_ledger):\n"
         "    try: make('redis://me:s3cret@localhost')\n"
