@@ -45,7 +45,7 @@ def measured(record: dict[str, Any]) -> str:
                 for name, score in record["by_locale"].items()
             ),
         ),
-        f"Locales that the lists of names, telephones and streets do not cover ({', '.join(record['foreign']['locales'])}; "
+        f"Locales for whose addresses, national telephone numbers and words nothing was made ({', '.join(record['foreign']['locales'])}; "
         f"English text, {record['foreign']['documents']} documents):",
         _table(
             ("type", "planted", "recall", "precision", "leaked"),
