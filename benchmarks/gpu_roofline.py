@@ -73,7 +73,7 @@ def work(plan: Plan, jobs: int, clients: int) -> Work:
 
 
 def products_share(plan: LinearPlan, machine: Machine) -> float:
-    """The share of the bandwidth that weights alone can reach in the products of one job: 1 where nothing else binds."""
+    """The share of the bandwidth that weights can reach in the products of one job: 1 where nothing else binds."""
     parameters = preset(plan.preset_name)
     words = len(parameters.data_primes) * parameters.ring_degree * plan.product_count
     reading = 4 * words / machine.bandwidth
@@ -83,8 +83,8 @@ def products_share(plan: LinearPlan, machine: Machine) -> float:
 def memory_estimate(
     parameters: Preset, positions: Sequence[Sequence[Plan]], layers: int, sessions: int, jobs: int
 ) -> int:
-    """Bytes of ``layers`` layers' weights at each position (as words, and once more for its packed plans), of the keys of
-    ``sessions`` clients, and of the scratch memory of lanes that evaluate ``jobs`` single tokens each at once."""
+    """Bytes of ``layers`` layers' weights at each position (as words, and once more for its packed plans), of the keys
+    of ``sessions`` clients, and of the scratch memory of lanes that evaluate ``jobs`` single tokens each at once."""
     n, limbs = parameters.ring_degree, len(parameters.data_primes)
     weights = 0
     for single, *packed in positions:

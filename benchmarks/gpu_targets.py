@@ -2,8 +2,8 @@
 
     python benchmarks/gpu_targets.py docs/results
 
-Reads ``gpu.json`` (``benchmarks/gpu.py``), ``gpu-decode.json`` and ``gpu-prefill.json`` (``fhe-llm bench``); a row whose
-record is missing says so. Writes ``gpu-targets.json`` and prints a table in Markdown.
+Reads ``gpu.json`` (``benchmarks/gpu.py``), ``gpu-decode.json`` and ``gpu-prefill.json`` (``fhe-llm bench``); a row
+whose record is missing says so. Writes ``gpu-targets.json`` and prints a table in Markdown.
 """
 
 from __future__ import annotations
