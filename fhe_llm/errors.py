@@ -26,12 +26,14 @@
     ├── ProviderError              provider_failed       a closed provider refused, failed or was cut off
     │   ├── ProviderAuthError      provider_auth         no API key, or one that is not accepted
     │   ├── ProviderRequestError   provider_request      the provider does not take this request
+    │   │   └── ProviderContextError  provider_context   too long for its model; a ContextOverflowError too
     │   ├── ProviderLimitError     provider_limit        too many requests, or a quota is used up
     │   ├── ProviderTimeoutError   provider_timeout      it did not answer before the deadline
     │   └── ProviderUnavailableError  provider_down      unreachable, overloaded, or its circuit is open
     ├── MissingRotationKeyError    missing_rotation_key  keys lack a rotation (evaluator/contract.py)
     ├── DeviceUnavailableError     device_unavailable    no CUDA device to compute with (evaluator/device.py)
     ├── DeviceMemoryError          device_memory         the device's memory is full (evaluator/device.py)
+    ├── DeviceLostError            device_lost           the device failed for good (evaluator/device.py)
     └── ProxyStartError            proxy_failed          a proxy of our own did not start (cli/proxy_process.py)
 
 ``code`` is stable across releases; messages are not.
@@ -218,9 +220,15 @@ class ProviderAuthError(ProviderError):
 
 
 class ProviderRequestError(ProviderError, ValueError):
-    """The provider does not take this request: an unknown model, a bad setting, a prompt that is too long."""
+    """The provider does not take this request: an unknown model, a bad setting, a prompt that its filter refuses."""
 
     code = "provider_request"
+
+
+class ProviderContextError(ProviderRequestError, ContextOverflowError):
+    """More tokens than the context window of the provider's model holds."""
+
+    code = "provider_context"
 
 
 class ProviderLimitError(ProviderError):

@@ -35,11 +35,11 @@ from fhe_llm.client.transport import (
     AsyncTransport,
     Endpoint,
     HttpTransport,
-    LoopTransports,
     Patience,
     Transport,
 )
 from fhe_llm.errors import KeyRingError, ParameterError, ProxyError, RequestError
+from fhe_llm.loops import LoopTransports
 from fhe_llm.models.resolve import cache_root
 from fhe_llm.params import preset as find_preset
 from fhe_llm.privacy.events import encrypted_call
@@ -122,7 +122,9 @@ class EncryptedLLM:
         self._key = None if keys is None else _usable(_ring(keys, passphrase), self._preset)
         self._lock = threading.Lock()
         self._connected: Connected | None = None
-        self._async = LoopTransports(lambda: AsyncHttpTransport(self._endpoint))
+        self._async = LoopTransports(
+            lambda: AsyncHttpTransport(self._endpoint), AsyncHttpTransport.abandon
+        )
         awaited = hasattr(transport, "aclose")
         self._given_async = cast(AsyncTransport, transport) if awaited else None
         self._sync = cast(Transport, transport) if self._given and not awaited else None

@@ -39,8 +39,9 @@ class EncryptedModel(Untraced):
 
     Keyword arguments beside the fields go to :class:`fhe_llm.EncryptedLLM` and are never in a repr, a trace or a
     serialised model: ``keys`` (a :class:`fhe_llm.KeyRing` or the path of one; without it a key is made that lives as
-    long as this object), ``passphrase``, ``prefix_cache``, ``speculation``, ``transport``, ``progress``, ``account``; or ``client``,
-    an :class:`fhe_llm.EncryptedLLM` that is already set up. An unknown name is refused, and so is LangSmith tracing.
+    long as this object), ``passphrase``, ``prefix_cache``, ``speculation``, ``transport``, ``progress``,
+    ``account``; or ``client``, an :class:`fhe_llm.EncryptedLLM` that is already set up. An unknown
+    name is refused, and so is LangSmith tracing.
     """
 
     model_config = ConfigDict(protected_namespaces=(), populate_by_name=True, arbitrary_types_allowed=True)

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from typing import Any
 
 from langchain_core.caches import BaseCache
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from fhe_llm_langchain.errors import langchain_errors
 from fhe_llm_langchain.tracing import refuse_tracing
@@ -15,6 +15,8 @@ from fhe_llm_langchain.tracing import refuse_tracing
 
 class Untraced(BaseModel):
     """Refuses LangSmith tracing and keeps answers out of LangChain's global cache, unless the user says otherwise."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
 
     allow_tracing: bool = False
     """Let LangSmith receive prompts and answers in clear."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+from provider_server import ProviderServer
 from tiny_model import PROMPT, write_tiny_gguf
 
 from fhe_llm import EncryptedLLM
@@ -110,3 +111,10 @@ def expected(tiny_model_path: Path, cache: Path) -> tuple[int, ...]:
         layers=8,
     )
     return run_in_the_clear(task, dict(source.linear_weights())).token_ids
+
+
+@pytest.fixture
+def provider_server() -> Iterator[ProviderServer]:
+    """A server that speaks the providers' APIs, at an address that no test has used: circuits are kept by address."""
+    with ProviderServer() as server:
+        yield server

@@ -20,6 +20,7 @@ class Relay:
         self._open: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
         self._cut_at: int | None = None
+        self._cut_answers = 0
         self.up, self.down = bytearray(), bytearray()
         self.cuts = 0
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
@@ -41,6 +42,11 @@ class Relay:
         """Cut all connections, once, when so many more bytes have gone up."""
         with self._lock:
             self._cut_at = len(self.up) + more_bytes
+
+    def cut_answers(self, count: int) -> None:
+        """Cut all connections in place of the next so many answers, which the target has given."""
+        with self._lock:
+            self._cut_answers = count
 
     def cut(self) -> None:
         """Cut all connections now."""
@@ -82,6 +88,9 @@ class Relay:
                     record += data
                     due = self._cut_at is not None and len(self.up) >= self._cut_at
                     self._cut_at = None if due else self._cut_at
+                    if self._cut_answers and record is self.down:
+                        self._cut_answers -= 1
+                        due = True
                 if due:
                     self.cut()
                     return

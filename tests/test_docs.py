@@ -43,10 +43,12 @@ def client_errors() -> dict[str, str]:
     for module in pkgutil.walk_packages(fhe_llm.__path__, "fhe_llm."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
-    found, todo = {}, [FheLlmError]
+    kinds, todo = dict[type[FheLlmError], None](), [FheLlmError]
     while todo:
-        kind = todo.pop()
-        todo += kind.__subclasses__()
+        kinds[kind := todo.pop()] = None
+        todo += kind.__subclasses__()  # some have two parents
+    found = dict[str, str]()
+    for kind in kinds:
         if kind.__module__.startswith("fhe_llm."):
             assert kind.code not in found, f"{kind.__name__} has the code of {found.get(kind.code)}"
             found[kind.code] = kind.__name__

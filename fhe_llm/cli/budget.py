@@ -119,11 +119,44 @@ def export(
     echo_json(exported)
 
 
+@app.command("report")
+@reported
+def report(
+    principal: Principal = None,
+    html: Annotated[bool, typer.Option("--html", help="Write one self-contained page instead.")] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Where the page goes (default: budget-report.html).", show_default=False),
+    ] = None,
+    delta: Annotated[float, typer.Option(help="The delta at which a rho is also told as an epsilon.")] = 1e-6,
+    where: Where = None,
+    as_json: AsJson = False,
+) -> None:
+    """Spent and left over time, whole exposure, forecast: as text, as JSON or as a page."""
+    from fhe_llm.privacy.reporting import html_page, report_on, text_report, write_page
+
+    if output is not None and not html:
+        raise RequestError("cannot use --output alone: only a page is written to a file. Add --html.")
+    with _opened(where) as ledger:
+        found = report_on(ledger, principal, delta=delta)
+    if html:
+        path = output or Path("budget-report.html")
+        size = write_page(html_page(found), path)
+        if as_json:
+            echo_json({"path": str(path), "bytes": size})
+        else:
+            typer.echo(f"wrote {path}")
+    elif as_json:
+        echo_json(found.to_dict())
+    else:
+        typer.echo(text_report(found))
+
+
 @contextmanager
 def _opened(where: str | None, *, create: bool = False) -> Iterator[Ledger]:
     """The ledger; reading one that does not exist is an error, not an empty answer."""
     from fhe_llm.privacy.account import default_ledger
-    from fhe_llm.privacy.open_ledger import open_ledger
+    from fhe_llm.privacy.ledger_place import open_ledger
 
     place = where or default_ledger()
     if not create and "://" not in place and not Path(place).expanduser().exists():
@@ -191,12 +224,12 @@ def _line(balance: Balance) -> str:
 
 def _entry_line(entry: Entry) -> str:
     from fhe_llm.privacy.charge import shown
+    from fhe_llm.privacy.reporting.words import happened
 
     changes = ", ".join(
         f"{'+' if amount >= 0 else '-'}{shown(abs(amount), unit)}" for unit, amount in entry.change.items()
     )
-    what = str(entry.budget) if entry.budget else entry.event.describe() if entry.event else ""
-    return f"{_time(entry.time)}  {entry.principal}  {entry.action}  {changes or '0'}  {what}"
+    return f"{_time(entry.time)}  {entry.principal}  {entry.action}  {changes or '0'}  {happened(entry)}"
 
 
 def _time(milliseconds: int) -> str:

@@ -40,6 +40,8 @@ LANES: Final = 2
 MOST_JOBS: Final = 64
 SCRATCH_BYTES: Final = 512 << 20
 """Scratch memory of a lane, unless one job needs more."""
+MOST_FAILURES: Final = 2
+"""Times a job by itself may find the device full: once without others' keys, once without weights."""
 SPARE_BYTES: Final = 64 << 20
 """Left for tables and what loading needs in passing."""
 
@@ -108,6 +110,7 @@ class CudaEvaluator:
         self._weights.budget, self._keys.budget = room * 3 // 4, room // 4
         sizes = [self._size(str(number), layer) for number, layer in enumerate(distinct)]
         forms = plan_residency(sizes, self._weights.budget)
+        self._encoder.release()
         placed = {_array(layer): self._bring(layer, forms[str(n)]) for n, layer in enumerate(distinct)}
         self._held = {id(layer): self._placed(layer, placed[_array(layer)]) for layer in layers}
         if "host" not in placed.values():  # nothing else will ask for weights
@@ -127,25 +130,34 @@ class CudaEvaluator:
         spent = [0.0, 0.0, 0.0]
         most, failures = weights.most_jobs, 0
         while len(replies) < len(jobs):
-            some = jobs[len(replies) : len(replies) + most]
-            try:
-                words, stamps = self._pass(weights, some)
-            except DeviceMemoryError:
-                failures += 1
-                if failures > 1 and len(some) == 1:
-                    raise
+            some = self._together(jobs[len(replies) : len(replies) + most])
+            done = self._attempt(weights, some, last=failures == MOST_FAILURES and len(some) == 1)
+            if done is None:
+                failures = min(failures + 1, MOST_FAILURES)
                 most = max(1, len(some) // 2)
-                self._recover()
+                self._recover(everything=failures > 1)  # weights are dear: keys first
                 continue
-            replies += words
-            for phase, (began, ended) in enumerate(pairwise(stamps)):
+            replies += done[0]
+            for phase, (began, ended) in enumerate(pairwise(done[1])):
                 spent[phase] += max(ended - began, 1) / 1e9
         return replies, Timings(*spent)
 
     def close(self) -> None:
         """Give everything back."""
         self._pool.shutdown(wait=True)
-        self._recover()
+        self._recover(everything=True)
+
+    def _attempt(
+        self, weights: _Placed, jobs: Sequence[Job], last: bool
+    ) -> tuple[list[NDArray[np.uint32]], list[int]] | None:
+        """A pass, or None where the device is full and this is not the ``last`` attempt: the caller makes room once the
+        error is dealt with, as until then it keeps what was allocated."""
+        try:
+            return self._pass(weights, jobs)
+        except DeviceMemoryError:
+            if last:
+                raise
+            return None
 
     def _pass(self, weights: _Placed, jobs: Sequence[Job]) -> tuple[list[NDArray[np.uint32]], list[int]]:
         layer = weights.layer
@@ -163,6 +175,18 @@ class CudaEvaluator:
             scale = 2.0**layer.log_weight_scale
             return runner.run(Work(layer.plan, address, scale, weights.expanded, inputs, addresses))
 
+    def _together(self, jobs: Sequence[Job]) -> Sequence[Job]:
+        """The first of ``jobs`` whose clients' keys fit a lane's part of the keys' budget, at least one."""
+        room, seen = self._keys.budget // self.parallel, set[int]()
+        for count, job in enumerate(jobs):
+            keys: CudaKeys = job.keys
+            if keys.number not in seen:
+                room -= keys.nbytes
+                seen.add(keys.number)
+            if room < 0 and count:
+                return jobs[:count]
+        return jobs
+
     def _placed(self, layer: EncodedLayer, form: Form) -> _Placed:
         """``most_jobs`` are those whose scratch memory a lane has, at least one."""
         expanded = form == "compact"
@@ -178,8 +202,8 @@ class CudaEvaluator:
         finally:
             self._idle.put(runner)
 
-    def _recover(self) -> None:
-        """Let go of everything that can be had again."""
+    def _recover(self, everything: bool) -> None:
+        """Let go of what can be had again, of weights only if ``everything``."""
         idle: list[Runner] = []
         with suppress(queue.Empty):  # those at work keep what they have
             while True:
@@ -187,8 +211,10 @@ class CudaEvaluator:
         for runner in idle:
             runner.release()
             self._idle.put(runner)
-        self._weights.evict()
+        self._encoder.release()
         self._keys.evict()
+        if everything:
+            self._weights.evict()
         self.device.trim()
 
     def _size(self, name: str, layer: EncodedLayer) -> WeightSize:
@@ -196,13 +222,21 @@ class CudaEvaluator:
         return WeightSize(name, layer.words.nbytes, compact and compact // len(self.preset.data_primes))
 
     def _bring(self, layer: EncodedLayer, form: Form) -> Form:
-        if form == "host":
-            return form
-        try:
-            with self._weights.lease([self._loader.weights(layer, form)]):
-                return form
-        except NotCompactError:
-            return "host"
+        if form != "host":
+            try:
+                with self._weights.lease([self._loader.weights(layer, form)]):
+                    return form
+            except NotCompactError:
+                pass
+            except DeviceMemoryError:  # a compact form is made from the words, which need room meanwhile
+                if form == "words":
+                    raise
+        if layer.words.nbytes > self._weights.budget:
+            raise DeviceMemoryError(
+                f"cannot hold {layer.name}: its {layer.words.nbytes >> 20} MiB pass the weights' share of "
+                f"{self._weights.budget >> 20} MiB. Allow more memory, or use a smaller model."
+            )
+        return "host"
 
     def _report(self, forms: Sequence[Form]) -> None:
         logger.info(

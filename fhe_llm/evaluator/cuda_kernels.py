@@ -7,7 +7,7 @@ CuPy's does, notices every change.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -25,6 +25,9 @@ KERNELS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 OPTIONS: Final = ("--std=c++17", "--fmad=false")
 """For NVRTC. Contracting a product and a sum would round otherwise than the CPU does."""
+SHARED_WITHOUT_ASKING: Final = 48 * 1024
+"""Shared memory that a block may have on every device. Kernels that ask for it ahead of their launch get 64 KB on all
+devices we take (compute capability 7.0 and later)."""
 
 
 def macros(preset: Preset) -> dict[str, int]:
@@ -60,5 +63,14 @@ def thread_count(preset: Preset) -> int:
 
 
 def transform_bytes(preset: Preset) -> int:
-    """Shared memory of such a block; no kernel takes more than the 48 KB that every device has."""
+    """Shared memory of such a block."""
     return 4 * (preset.ring_degree + preset.ring_degree // 16)
+
+
+def encode_bytes(preset: Preset) -> int:
+    """Shared memory of a block that encodes a plaintext: half a ring of complex numbers in doubles."""
+    return 8 * preset.ring_degree
+
+
+SHARED_BYTES: Final[Mapping[str, Callable[[Preset], int]]] = {"encode_plaintexts": encode_bytes}
+"""Kernels that pass 48 KB for some preset."""

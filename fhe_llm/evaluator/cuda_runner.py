@@ -132,5 +132,6 @@ class Runner:
         staged = where.span("round", "inputs")[1] + where.span("replies", "stamps")[1] + 8
         if len(self.staging) < staged:
             self._captured.clear()
-            self.staging = self.device.pinned(staged)
+            # devices keep pinned memory for as long as they live: sizes double, so that all of it is twice the last
+            self.staging = self.device.pinned(1 << (staged - 1).bit_length())
         return Captured(self, work, where)

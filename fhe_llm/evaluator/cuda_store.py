@@ -84,15 +84,25 @@ class DeviceStore:
                 "Allow more memory, or use a smaller model."
             )
         self._shrink(self.budget - item.nbytes)
-        try:
-            buffer = self._device.allocate(item.nbytes)
-        except DeviceMemoryError:
+        entry = self._loaded(item, again=True)
+        if entry is None:  # not where the error is handled: until then it keeps what was allocated
             self._shrink(0)
             self._device.trim()
-            buffer = self._device.allocate(item.nbytes)
-        item.load(buffer)
-        entry = self._entries[item.key] = _Entry(buffer, item.source)
+            entry = self._loaded(item, again=False)
+        assert entry is not None  # noqa: S101  it raises where it may not try again
+        self._entries[item.key] = entry
         return entry
+
+    def _loaded(self, item: Item, again: bool) -> _Entry | None:
+        """The entry, or None where the device is full and there will be another attempt."""
+        try:
+            buffer = self._device.allocate(item.nbytes)
+            item.load(buffer)  # which may need room of its own meanwhile
+        except DeviceMemoryError:
+            if again:
+                return None
+            raise
+        return _Entry(buffer, item.source)
 
     def _used(self) -> int:
         return sum(entry.buffer.nbytes for entry in self._entries.values())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -16,8 +15,22 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fhe_llm.evaluator.cuda_kernels import KERNELS, OPTIONS, macros, source
-from fhe_llm.evaluator.device import Address, Argument, DeviceMemoryError, DeviceUnavailableError, Grid
+from fhe_llm.evaluator.cuda_kernels import (
+    KERNELS,
+    OPTIONS,
+    SHARED_BYTES,
+    SHARED_WITHOUT_ASKING,
+    macros,
+    source,
+)
+from fhe_llm.evaluator.device import (
+    Address,
+    Argument,
+    DeviceLostError,
+    DeviceMemoryError,
+    DeviceUnavailableError,
+    Grid,
+)
 from fhe_llm.params import Preset
 
 logger = logging.getLogger(__name__)
@@ -27,7 +40,7 @@ LEAST_MEMORY: Final = 256 << 20
 SHARE: Final = 0.9
 """Of the memory that is free at the start, unless another limit is given."""
 OUT_OF_MEMORY: Final = 2
-"""cudaErrorMemoryAllocation."""
+"""cudaErrorMemoryAllocation, and CUDA_ERROR_OUT_OF_MEMORY of the driver's own interface, which launches go through."""
 OLDEST: Final = 70
 """Compute capability times ten: the oldest with the independent scheduling of threads that NVRTC still knows."""
 
@@ -35,11 +48,10 @@ OLDEST: Final = 70
 class CupyBuffer:
     """Memory of the pool."""
 
-    def __init__(self, pointer: Any, nbytes: int, on_free: Callable[[int], None]) -> None:
+    def __init__(self, pointer: Any, nbytes: int) -> None:
         self._pointer = pointer  # returns to the pool with us
         self.address = int(pointer.ptr)
         self.nbytes = nbytes
-        weakref.finalize(self, on_free, nbytes)
 
 
 class CupyLane:
@@ -74,18 +86,17 @@ class CupyLane:
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         """A CUDA graph; ``work`` itself where the driver does not record it."""
-        runtime_error = self._runtime.CUDARuntimeError
         self._stream.begin_capture()
         try:
             work()
+            graph = self._stream.end_capture()
+        except self._device.failures as error:
+            self._abandon()
+            logger.warning("launches are not captured: %s. They cost more time each.", error)
+            return work
         except BaseException:
             self._abandon()
             raise
-        try:
-            graph = self._stream.end_capture()
-        except runtime_error as error:
-            logger.warning("launches are not captured: %s. They cost more time each.", error)
-            return work
 
         def replay() -> None:
             graph.launch(self._stream)
@@ -99,7 +110,7 @@ class CupyLane:
     def _abandon(self) -> None:
         try:
             self._stream.end_capture()
-        except self._runtime.CUDARuntimeError:  # the stream has left the capture, which is what was wanted
+        except RuntimeError:  # CUDA's errors, too; the stream has left the capture, which is what was wanted
             logger.debug("a capture was abandoned")
 
 
@@ -109,10 +120,10 @@ class CupyDevice:
     def __init__(self, cupy: Any, number: int, preset: Preset, memory: int | None) -> None:
         self.cupy = cupy
         self._number = number
+        self.failures = (cupy.cuda.runtime.CUDARuntimeError, cupy.cuda.driver.CUDADriverError)
         properties = cupy.cuda.runtime.getDeviceProperties(number)
         self.name = properties["name"].decode()
         self.multiprocessors = int(properties["multiProcessorCount"])
-        self._used = 0
         with self.cuda_device:
             free = int(cupy.cuda.runtime.memGetInfo()[0])
             self.memory = int(SHARE * free) if memory is None else min(memory, free)
@@ -136,9 +147,7 @@ class CupyDevice:
         """See :class:`fhe_llm.evaluator.device.Device`."""
         # the pool keeps what is free apart for each stream; everything is used to its end before it is given back
         with self.cuda_device, self.cupy.cuda.Stream.null, self.errors():
-            pointer = self._pool.malloc(max(nbytes, 1))
-        self._used += nbytes
-        return CupyBuffer(pointer, nbytes, self._freed)
+            return CupyBuffer(self._pool.malloc(max(nbytes, 1)), nbytes)
 
     def pinned(self, nbytes: int) -> NDArray[np.uint8]:
         """See :class:`fhe_llm.evaluator.device.Device`."""
@@ -148,15 +157,18 @@ class CupyDevice:
 
     def lane(self) -> CupyLane:
         """See :class:`fhe_llm.evaluator.device.Device`."""
-        return CupyLane(self)
+        with self.errors():
+            return CupyLane(self)
 
     def used(self) -> int:
-        """Bytes handed out and not freed."""
-        return self._used
+        """Bytes handed out and not freed, in the pool's units of 512."""
+        with self.cuda_device:
+            return int(self._pool.used_bytes())
 
     def reserved(self) -> int:
         """Bytes the pool holds, handed out or not: what the cap bounds."""
-        return int(self._pool.total_bytes())
+        with self.cuda_device:
+            return int(self._pool.total_bytes())
 
     def trim(self) -> None:
         """See :class:`fhe_llm.evaluator.device.Device`."""
@@ -165,29 +177,32 @@ class CupyDevice:
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """Turns CuPy's out-of-memory errors into ours."""
+        """Turns CuPy's errors into ours: a full device can be helped, any other failure stays with the process."""
         try:
             yield
         except self.cupy.cuda.memory.OutOfMemoryError as error:
             raise DeviceMemoryError(
                 f"cannot allocate on {self.name}: {error}. Allow more memory, or serve fewer clients."
             ) from error
-        except self.cupy.cuda.runtime.CUDARuntimeError as error:
-            if error.status != OUT_OF_MEMORY:
-                raise
-            raise DeviceMemoryError(
-                f"cannot allocate on {self.name}: its memory is full. Stop other programs, or allow less."
+        except self.failures as error:
+            if error.status == OUT_OF_MEMORY:
+                raise DeviceMemoryError(
+                    f"cannot allocate on {self.name}: its memory is full. Stop other programs, or allow less."
+                ) from error
+            raise DeviceLostError(
+                f"cannot compute on {self.name}: {error}. Start this process again; if it persists, look at the "
+                "driver's log."
             ) from error
-
-    def _freed(self, nbytes: int) -> None:
-        self._used -= nbytes
 
     def _compiled(self, file: str, preset: Preset) -> Iterator[tuple[str, Any]]:
         options = (*OPTIONS, *(f"-D{name}={value}" for name, value in macros(preset).items()))
         module = self.cupy.RawModule(code=source(file), options=options, backend="nvrtc")
         module.compile()
         for name in KERNELS[file]:
-            yield name, module.get_function(name)
+            kernel, shared = module.get_function(name), SHARED_BYTES.get(name, lambda _: 0)(preset)
+            if shared > SHARED_WITHOUT_ASKING:
+                kernel.max_dynamic_shared_size_bytes = shared
+            yield name, kernel
 
 
 def open_device(preset: Preset, memory: int | None = None, number: int = 0) -> CupyDevice:
@@ -195,27 +210,43 @@ def open_device(preset: Preset, memory: int | None = None, number: int = 0) -> C
 
     Raises :class:`DeviceUnavailableError`.
     """
-    cupy = _import_cupy()
-    try:
-        count = int(cupy.cuda.runtime.getDeviceCount())
-        if number >= count:
-            raise _unavailable("this machine has no CUDA device")
-        properties = cupy.cuda.runtime.getDeviceProperties(number)
-        capability = 10 * properties["major"] + properties["minor"]
-        if capability < OLDEST:
-            raise _unavailable(f"its compute capability is {capability / 10}, and {OLDEST / 10} is needed")
+    with _said(cupy := _import_cupy()):
+        _properties(cupy, number)
         device = CupyDevice(cupy, number, preset, memory)
+    if device.memory < LEAST_MEMORY:
+        raise _unavailable(
+            f"{device.name} has {device.memory >> 20} MiB for us, and {LEAST_MEMORY >> 20} MiB are needed"
+        )
+    return device
+
+
+def device_name(number: int = 0) -> str:
+    """The name of GPU ``number``, without opening it; raises :class:`DeviceUnavailableError`."""
+    with _said(cupy := _import_cupy()):
+        return str(_properties(cupy, number)["name"].decode())
+
+
+def _properties(cupy: Any, number: int) -> dict[str, Any]:
+    if number >= int(cupy.cuda.runtime.getDeviceCount()):
+        raise _unavailable("this machine has no CUDA device")
+    properties: dict[str, Any] = cupy.cuda.runtime.getDeviceProperties(number)
+    capability = 10 * properties["major"] + properties["minor"]
+    if capability < OLDEST:
+        raise _unavailable(f"its compute capability is {capability / 10}, and {OLDEST / 10} is needed")
+    return properties
+
+
+@contextmanager
+def _said(cupy: Any) -> Iterator[None]:
+    """Whatever CuPy raises, as one line."""
+    try:
+        yield
     except cupy.cuda.runtime.CUDARuntimeError as error:
         raise _unavailable(_cause(str(error))) from error
     except cupy.cuda.compiler.CompileException as error:
         raise _unavailable(f"its kernels do not compile ({str(error).splitlines()[0]})") from error
     except (RuntimeError, OSError, ImportError) as error:  # NVRTC's library is found when it is first needed
         raise _unavailable(str(error).splitlines()[0] or type(error).__name__) from error
-    if device.memory < LEAST_MEMORY:
-        raise _unavailable(
-            f"{device.name} has {device.memory >> 20} MiB for us, and {LEAST_MEMORY >> 20} MiB are needed"
-        )
-    return device
 
 
 def _import_cupy() -> Any:

@@ -30,6 +30,12 @@ class DeviceMemoryError(FheLlmError, MemoryError):
     code = "device_memory"
 
 
+class DeviceLostError(FheLlmError):
+    """The device failed in a way that nothing but a new process mends: every later call fails as well."""
+
+    code = "device_lost"
+
+
 @dataclass(frozen=True, slots=True)
 class Address:
     """A pointer into device memory."""

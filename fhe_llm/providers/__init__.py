@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fhe_llm.providers.anthropic import AnthropicProvider
     from fhe_llm.providers.contract import (
         Provider,
         ProviderAnswer,
@@ -17,11 +18,20 @@ if TYPE_CHECKING:
         ProviderToolCall,
         ProviderUsage,
     )
-    from fhe_llm.providers.open_provider import open_provider
+    from fhe_llm.providers.http_provider import HttpProvider, HttpSettings
+    from fhe_llm.providers.huggingface import HuggingFaceProvider
+    from fhe_llm.providers.names import open_provider
+    from fhe_llm.providers.openai import OpenAICompatibleProvider, OpenAIProvider
     from fhe_llm.providers.private import PrivateProviderLLM, ProviderOptions
     from fhe_llm.providers.release import PrivateAnswer, PrivateChunk, ReleaseReceipt
 
 _HOMES = {
+    "AnthropicProvider": "anthropic",
+    "HttpProvider": "http_provider",
+    "HttpSettings": "http_provider",
+    "HuggingFaceProvider": "huggingface",
+    "OpenAICompatibleProvider": "openai",
+    "OpenAIProvider": "openai",
     "PrivateAnswer": "release",
     "PrivateChunk": "release",
     "PrivateProviderLLM": "private",
@@ -33,10 +43,16 @@ _HOMES = {
     "ProviderToolCall": "contract",
     "ProviderUsage": "contract",
     "ReleaseReceipt": "release",
-    "open_provider": "open_provider",
+    "open_provider": "names",
 }
 
 __all__ = [
+    "AnthropicProvider",
+    "HttpProvider",
+    "HttpSettings",
+    "HuggingFaceProvider",
+    "OpenAICompatibleProvider",
+    "OpenAIProvider",
     "PrivateAnswer",
     "PrivateChunk",
     "PrivateProviderLLM",

@@ -79,6 +79,11 @@ class Provider(Protocol):
         """The model asked for."""
         ...
 
+    def check(self, request: ProviderRequest) -> None:
+        """Raises what a call would raise before it sends anything, so that nothing is paid for a request that cannot
+        be made. No network."""
+        ...
+
     def complete(self, request: ProviderRequest) -> ProviderAnswer:
         """The whole answer. A request that got none is sent again as it is, until the deadline or the last attempt."""
         ...

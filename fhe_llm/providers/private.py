@@ -98,7 +98,7 @@ class PrivateProviderLLM:
         """Raises :class:`PrivacyParameterError` where neither or both are given."""
         self._provider = provider
         self._budget = budget
-        self._mechanism = mechanism
+        self._rewriting = _rewriting(mechanism)
         self._guard = _guard(mechanism, budget, guarantee, identifiers, public_system=public_system)
         self._paid: OrderedDict[str, tuple[Messages, Outgoing]] = OrderedDict()
         self._lock = threading.Lock()
@@ -135,7 +135,7 @@ class PrivateProviderLLM:
             for chunk in chunks:
                 yield from reading.piece(chunk.text)
                 reading.answer = chunk.answer or reading.answer
-        rewritten = self._shown(call, reading.complete()) if self._rewrites else None
+        rewritten = self._shown(call, reading.complete()) if self._rewriting else None
         yield reading.last(rewritten)
 
     async def achat(self, messages: Prompt, **options: Unpack[ProviderOptions]) -> PrivateAnswer:
@@ -155,7 +155,7 @@ class PrivateProviderLLM:
                 for piece in reading.piece(chunk.text):
                     yield piece
                 reading.answer = chunk.answer or reading.answer
-        rewritten = await self._ashown(call, reading.complete()) if self._rewrites else None
+        rewritten = await self._ashown(call, reading.complete()) if self._rewriting else None
         yield reading.last(rewritten)
 
     def close(self) -> None:
@@ -181,6 +181,7 @@ class PrivateProviderLLM:
     def _prepare(self, messages: Prompt, options: ProviderOptions) -> _Call:
         plain = _plain(messages)
         request_of = _request(options)
+        self._provider.check(request_of(plain))  # before anything is paid
         outgoing = self._released(plain, options.get("idempotency_key"))
         return _Call(plain, outgoing, request_of(outgoing.messages), self._receipt(outgoing))
 
@@ -218,19 +219,15 @@ class PrivateProviderLLM:
             quoted=quoted,
         )
 
-    @property
-    def _rewrites(self) -> bool:
-        return isinstance(self._mechanism, Rewriting)
-
     def _shown(self, call: _Call, answer: ProviderAnswer) -> str:
         """The answer's text re-written or restored."""
-        if isinstance(self._mechanism, Rewriting):
-            return self._mechanism.rewrite(_question(call.messages), answer.text)
+        if self._rewriting is not None:
+            return self._rewriting.rewrite(_question(call.messages), answer.text)
         return call.outgoing.restoring.restore(answer.text)
 
     async def _ashown(self, call: _Call, answer: ProviderAnswer) -> str:
-        if isinstance(self._mechanism, Rewriting):
-            return await self._mechanism.arewrite(_question(call.messages), answer.text)
+        if self._rewriting is not None:
+            return await self._rewriting.arewrite(_question(call.messages), answer.text)
         return call.outgoing.restoring.restore(answer.text)
 
     def _finished(self, call: _Call, answer: ProviderAnswer, shown: str) -> PrivateAnswer:
@@ -266,7 +263,7 @@ class _Reading:
 
     def __init__(self, owner: PrivateProviderLLM, call: _Call) -> None:
         self._owner, self._call = owner, call
-        self._rewritten = owner._rewrites
+        self._rewritten = owner._rewriting is not None
         self._restored = call.outgoing.restoring.stream()
         self._given: list[str] = []
         self.answer: ProviderAnswer | None = None
@@ -309,7 +306,7 @@ def _guard(
         )
     if mechanism is None:
         return ClearGuard() if identifiers is None else PseudonymGuard(identifiers)
-    if not (hasattr(mechanism, "quote") and hasattr(mechanism, "protect")):
+    if isinstance(mechanism, type) or not (hasattr(mechanism, "quote") and hasattr(mechanism, "protect")):
         raise PrivacyParameterError(
             f"cannot use {type(mechanism).__name__} as a mechanism: it has no claim. Use TokenMechanism or InferDpt."
         )
@@ -321,6 +318,10 @@ def _guard(
             "which the claim does not cover. The mechanism changes identifiers like any other token."
         )
     return MechanismGuard(mechanism, public_system=public_system)
+
+
+def _rewriting(mechanism: object) -> Rewriting | None:
+    return mechanism if isinstance(mechanism, Rewriting) else None
 
 
 def _plain(messages: Prompt) -> Messages:

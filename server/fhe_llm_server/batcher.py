@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from fhe_llm.errors import FheLlmError
 from fhe_llm.evaluator.contract import EncodedLayer, Evaluator, Job, Timings
+from fhe_llm.evaluator.device import DeviceLostError
 from fhe_llm_server.metrics import Metrics
 from fhe_llm_server.refusal import Refusal
 from fhe_llm_server.steps import Group, Steps
@@ -88,11 +89,13 @@ class Batcher:
         metrics: Metrics,
         workers: int = 1,
         batch_jobs: int = BATCH_JOBS,
+        on_lost: Callable[[DeviceLostError], None] = lambda _: None,
     ) -> None:
         self._evaluator = evaluator
         self._most = max(max_queued_jobs, MAX_REQUEST_JOBS)
         self._metrics = metrics
         self._batch_jobs = batch_jobs
+        self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._sessions: OrderedDict[str, deque[_Waiting]] = OrderedDict()
         self._jobs: dict[str, int] = {}
@@ -251,6 +254,12 @@ class Batcher:
         started = time.perf_counter()
         try:
             outputs, timings = self._evaluator.evaluate(layer, jobs)
+        except DeviceLostError as error:
+            for part in batch:
+                self._fail(part.waiting, _lost())
+            if not self._loop.is_closed():
+                self._loop.call_soon_threadsafe(self._on_lost, error)
+            return
         except Exception as error:
             if len(batch) > 1:
                 for part in batch:
@@ -313,6 +322,11 @@ def _shutting_down() -> Refusal:
         "cannot queue this round: the proxy is shutting down. Retry the same bytes with another replica."
     )
     return Refusal("not_ready", message, retry_after_ms=1000)
+
+
+def _lost() -> Refusal:
+    message = "cannot evaluate this round: the proxy lost its device. Retry the same bytes with another replica."
+    return Refusal("not_ready", message, retry_after_ms=2000)
 
 
 def _failed(error: Exception | None = None) -> Refusal:

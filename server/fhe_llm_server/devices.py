@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from fhe_llm.evaluator.contract import Evaluator
-from fhe_llm.evaluator.device import DeviceMemoryError, DeviceUnavailableError
+from fhe_llm.evaluator.device import DeviceLostError, DeviceMemoryError, DeviceUnavailableError
 from fhe_llm.params import preset
 from fhe_llm_server.settings import Settings
 
@@ -37,7 +37,7 @@ def _cuda(settings: Settings) -> Evaluator:
 
     try:
         evaluator = CudaEvaluator(device, preset(settings.preset), threads=settings.threads)
-    except DeviceMemoryError as error:
+    except (DeviceMemoryError, DeviceLostError) as error:
         raise DeviceUnavailableError(f"cannot use CUDA: {error}") from error
     logger.info("evaluating on %s with up to %d MiB", device.name, device.memory >> 20)
     return evaluator

@@ -6,10 +6,9 @@ import asyncio
 import logging
 from concurrent.futures import ThreadPoolExecutor
 
-from fhe_llm.privacy.open_ledger import open_ledger
-
 from fhe_llm.errors import FheLlmError
 from fhe_llm.evaluator.contract import Evaluator
+from fhe_llm.privacy.ledger_place import open_ledger
 from fhe_llm.progress import Progress, silent
 from fhe_llm.wire import frame as wire
 from fhe_llm_server.batcher import MAX_REQUEST_JOBS, Batcher
@@ -46,7 +45,9 @@ class Proxy:
         self.key_pool = ThreadPoolExecutor(2, "keys")
         self._wire_pool = ThreadPoolExecutor(2, "wire")
         at_once, together = evaluator.parallel, evaluator.jobs_per_pass
-        self.batcher = Batcher(evaluator, settings.max_queued_jobs, metrics, at_once, together)
+        self.batcher = Batcher(
+            evaluator, settings.max_queued_jobs, metrics, at_once, together, on_lost=self._fail
+        )
         self.prepared = PreparedKeys(
             lambda key_id: self._frames.prepare(key_id, self.keystore.read(key_id)),
             settings.prepared_key_bytes,
@@ -89,12 +90,17 @@ class Proxy:
             await asyncio.to_thread(self.host.load)
             self.batcher.set_pass([layer.encoded for layer in self.host.ready().layers.values()])
         except FheLlmError as error:
-            logger.error("%s", error)  # noqa: TRY400 - the message says it all
-            self.failure = error
-            self.failed.set()
+            self._fail(error)
         except Exception:
             logger.exception("cannot load the model")
             self.failure = FheLlmError("cannot load the model: an unforeseen failure. See the log.")
+            self.failed.set()
+
+    def _fail(self, error: FheLlmError) -> None:
+        """End the process with one line; whoever runs it starts it again."""
+        if not self.failed.is_set():
+            logger.error("%s", error)
+            self.failure = error
             self.failed.set()
 
     def _watch(self) -> None:

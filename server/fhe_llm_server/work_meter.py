@@ -167,7 +167,7 @@ class WorkMeter:
             bytes=owed.bytes + work.bytes,
             milliseconds=owed.milliseconds + 1,
         )
-        left = {}
+        left: dict[Unit, int] = {}
         for balance in ledger.balances(tenant):
             if balance.left is not None:
                 left[balance.unit] = min(balance.left, left.get(balance.unit, balance.left))

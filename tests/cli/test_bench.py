@@ -66,6 +66,7 @@ def test_bench_alone_also_compares_a_product_with_tenseal(tiny_model_path: Path)
     assert found["product"]["ratio_to_tenseal"] > 1
 
 
+@pytest.mark.slow
 def test_bench_product_is_compared_with_tenseal() -> None:
     found = ok("bench", "product", "--out", "48", "--in", "32", "--repeats", "2")
     assert found["ratio_to_tenseal"] > 1
@@ -116,6 +117,13 @@ def test_chats_share_a_prefix_only_up_to_their_first_word(tiny_model_path: Path)
     assert len(set(ids)) == 4
 
 
+def test_chats_may_be_as_long_as_a_page(tiny_model_path: Path) -> None:
+    subject = open_subject(str(tiny_model_path))
+    (chat,) = subject.chats(1, 512)
+    assert len(subject.chat_ids(list(chat))) == 512
+
+
+@pytest.mark.slow
 def test_bench_concurrency_sweeps_and_reports_batches(against: list[str]) -> None:
     found = ok("bench", "concurrency", *against, "--levels", "1,2", "--tokens", "4", "--repeats", "1")
     assert [level["conversations"] for level in found["sweep"]] == [1, 2]
@@ -133,6 +141,7 @@ def test_the_rate_counts_only_while_all_decode() -> None:
     assert rate([[0, 1], [2, 3]]) == 0
 
 
+@pytest.mark.slow
 def test_bench_memory_reads_the_process_and_its_keys(tiny_model_path: Path) -> None:
     found = ok("bench", "memory", "--model", str(tiny_model_path), "--tokens", "2", "--clients", "2")
     assert found["proxy_bytes_after_serving"]["rss"] >= found["proxy_bytes_after_serving"]["pss"] > 10 << 20

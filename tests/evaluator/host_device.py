@@ -23,7 +23,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fhe_llm.evaluator.cuda_kernels import KERNELS, expanded, macros, source
+from fhe_llm.evaluator.cuda_kernels import (
+    KERNELS,
+    SHARED_BYTES,
+    SHARED_WITHOUT_ASKING,
+    expanded,
+    macros,
+    source,
+)
 from fhe_llm.evaluator.device import Address, Argument, DeviceMemoryError, Grid
 from fhe_llm.params import Preset
 
@@ -155,6 +162,7 @@ class HostDevice:
         self.memory = memory
         self.descending = descending
         self.launches: list[str] = []
+        self._preset = preset
         self._libraries = _libraries(preset)
         self._used = 0
         self._lock = threading.Lock()
@@ -185,7 +193,9 @@ class HostDevice:
         pass
 
     def run(self, kernel: str, grid: Grid, block: Grid, shared: int, arguments: tuple[Argument, ...]) -> None:
-        assert shared <= 48 * 1024, "more shared memory than every device has"
+        most = SHARED_BYTES.get(kernel, lambda _: SHARED_WITHOUT_ASKING)(self._preset)
+        assert shared <= max(most, SHARED_WITHOUT_ASKING), "more shared memory than a kernel may have unasked"
+        assert shared <= 64 * 1024, "more shared memory than every device has"
         assert block[0] * block[1] * block[2] <= 1024
         assert grid[1] < 1 << 16
         assert grid[2] < 1 << 16

@@ -171,7 +171,7 @@ def test_evaluations_recover_from_a_full_device() -> None:
     device.trim()
     with device.cuda_device:
         device._pool.set_limit(size=1)
-    cuda._recover()
+    cuda._recover(everything=True)
     with pytest.raises(DeviceMemoryError):
         assert_equals_the_cpu(cuda, plan)
     with device.cuda_device:

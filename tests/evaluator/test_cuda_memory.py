@@ -14,6 +14,7 @@ from fhe_llm.evaluator.contract import Job
 from fhe_llm.evaluator.cpu import CpuEvaluator
 from fhe_llm.evaluator.cuda import CudaEvaluator
 from fhe_llm.evaluator.cuda_residency import WeightSize, plan_residency
+from fhe_llm.evaluator.cuda_sequence import layout
 from fhe_llm.evaluator.cuda_store import DeviceStore, Item
 from fhe_llm.evaluator.device import DeviceMemoryError
 from fhe_llm.evaluator.packed_plan import packed_plans
@@ -202,6 +203,86 @@ def test_evaluations_recover_from_a_full_device(monkeypatch: pytest.MonkeyPatch)
     assert_equals_the_cpu(cuda, plan, jobs=6)
 
 
+def test_a_full_device_drops_keys_before_weights() -> None:
+    device = HostDevice(PRESET)
+    cuda = CudaEvaluator(device, PRESET, lanes=1, threads=2)
+    rng, plan = np.random.default_rng(), plan_linear(PRESET, 64, 64)
+    layer = random_layer(rng, cuda, plan)
+    cuda.hold([layer])
+    jobs = [
+        Job(cuda.prepare_keys(random_keys(rng, PRESET, [plan])), inputs)
+        for inputs in random_inputs(rng, PRESET, plan, 3)
+    ]
+    expected = [cuda.evaluate(layer, [job])[0][0] for job in jobs]
+    weights, uploads = cuda._weights.used, device.launches.count("prepare_keys")
+    cuda._keys.evict()
+    cuda._runners[0].release()
+    scratch, keys = layout(PRESET, plan, 1, False).nbytes, jobs[0].keys
+    device.memory = device.used() + keys.nbytes + keys.words[0].nbytes + scratch
+    np.testing.assert_array_equal(cuda.evaluate(layer, jobs)[0], expected)
+    assert cuda._weights.used == weights
+    assert device.launches.count("prepare_keys") > uploads
+
+
+def test_clients_whose_keys_do_not_fit_together_take_turns() -> None:
+    cuda = CudaEvaluator(HostDevice(PRESET), PRESET, lanes=2, threads=2)
+    rng, plan = np.random.default_rng(), plan_linear(PRESET, 64, 64)
+    layer, clients = random_layer(rng, cuda, plan), [random_keys(rng, PRESET, [plan]) for _ in range(5)]
+    keys = [cuda.prepare_keys(client) for client in clients]
+    jobs = [Job(keys[i % 5], inputs) for i, inputs in enumerate(random_inputs(rng, PRESET, plan, 10))]
+    expected = cuda.evaluate(layer, jobs)[0]
+    cuda._keys.budget = 2 * 2 * keys[0].nbytes  # two clients a lane
+    before = cuda.device.launches.count("rescale")
+    assert len(cuda._together(jobs)) == 2
+    assert len(cuda._together([jobs[0], jobs[5], jobs[1], jobs[6], jobs[2]])) == 4
+    np.testing.assert_array_equal(cuda.evaluate(layer, jobs)[0], expected)
+    assert cuda.device.launches.count("rescale") == before + 5
+    cuda._keys.budget = keys[0].nbytes
+    assert len(cuda._together(jobs)) == 1
+
+
+def test_compact_weights_that_have_no_room_to_be_made_stay_at_the_host(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from fhe_llm.evaluator import cuda
+
+    monkeypatch.setattr(cuda, "plan_residency", lambda sizes, _: {size.name: "compact" for size in sizes})
+    device = HostDevice(PRESET)
+    evaluator = CudaEvaluator(device, PRESET, threads=2)
+    layer = random_layer(np.random.default_rng(), evaluator, plan_linear(PRESET, 64, 64))
+    evaluator._encoder.release()
+    device.memory = device.used() + layer.words.nbytes
+    with caplog.at_level(logging.INFO):
+        evaluator.hold([layer])
+    assert "1 at the host" in caplog.records[-1].getMessage()
+
+
+def test_a_layer_that_fits_in_no_form_is_said_at_once() -> None:
+    evaluator = CudaEvaluator(HostDevice(PRESET), PRESET, threads=2)
+    layer = random_layer(np.random.default_rng(), evaluator, plan_linear(PRESET, 64, 64))
+    evaluator._weights.budget, evaluator._keys.budget = layer.words.nbytes // 3, 0
+    with pytest.raises(DeviceMemoryError, match="cannot hold layer"):
+        evaluator.hold([layer])
+
+
+def test_pinned_memory_is_asked_for_in_doubling_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    device, asked = HostDevice(PRESET), []
+    pinned = device.pinned
+
+    def counted(nbytes: int) -> np.ndarray:  # type: ignore[type-arg]
+        asked.append(nbytes)
+        return pinned(nbytes)
+
+    monkeypatch.setattr(device, "pinned", counted)
+    cuda = CudaEvaluator(device, PRESET, lanes=1, threads=2)
+    rng, plan = np.random.default_rng(), plan_linear(PRESET, 64, 64)
+    layer, keys = random_layer(rng, cuda, plan), cuda.prepare_keys(random_keys(rng, PRESET, [plan]))
+    for jobs in range(1, 9):
+        cuda.evaluate(layer, [Job(keys, inputs) for inputs in random_inputs(rng, PRESET, plan, jobs)])
+    assert len(asked) <= 4
+    assert all(size & (size - 1) == 0 for size in asked)
+
+
 def test_recovery_takes_the_scratch_of_every_idle_lane() -> None:
     cuda = CudaEvaluator(HostDevice(PRESET), PRESET, lanes=3, threads=2)
     plan = plan_linear(PRESET, 64, 64)
@@ -210,7 +291,7 @@ def test_recovery_takes_the_scratch_of_every_idle_lane() -> None:
     for runner in runners:
         runner._block = cuda.device.allocate(MIB)
         cuda._idle.put(runner)
-    cuda._recover()
+    cuda._recover(everything=True)
     assert cuda.device.used() == before
     assert_equals_the_cpu(cuda, plan)
 

@@ -12,12 +12,13 @@ from fhe_llm.params import PRESETS, Preset
 
 cupy_cuda = pytest.importorskip("cupy.cuda", reason="needs CuPy (pip install 'fhe-llm[dev]')")
 nvrtc: Any = cupy_cuda.nvrtc
+ADDED_BY_CUPY = ("-ftz=true", "--device-as-default-execution-space")
 
 
 def compile_for(architecture: int, file: str, preset: Preset) -> tuple[bytes, str]:
     """Machine code and everything the compiler had to say."""
     defines = [f"-D{name}={value}" for name, value in macros(preset).items()]
-    options = (*OPTIONS, *defines, f"--gpu-architecture=sm_{architecture}", "--ptxas-options=-v")
+    options = (*OPTIONS, *defines, *ADDED_BY_CUPY, f"-arch=sm_{architecture}", "--ptxas-options=-v")
     program = nvrtc.createProgram(source(file), file, (), ())
     try:
         nvrtc.compileProgram(program, options)

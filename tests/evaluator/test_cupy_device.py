@@ -12,7 +12,7 @@ from host_device import compiler
 
 from fhe_llm.evaluator.cuda import CudaEvaluator
 from fhe_llm.evaluator.cupy_device import CupyDevice, open_device
-from fhe_llm.evaluator.device import DeviceMemoryError
+from fhe_llm.evaluator.device import DeviceLostError, DeviceMemoryError
 from fhe_llm.evaluator.packed_plan import packed_plans
 from fhe_llm.evaluator.plan import plan_linear
 from fhe_llm.params import PRESETS
@@ -57,6 +57,22 @@ def test_a_driver_that_does_not_capture_costs_speed_only(
     assert [record.getMessage()[:29] for record in caplog.records] == ["launches are not captured: cu"]
 
 
+def test_launches_that_may_not_be_captured_are_launched(
+    cupy: fake_cupy.FakeCupy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    memcpy = cupy.runtime.memcpyAsync
+
+    def refused(target: int, source: int, nbytes: int, kind: int, stream: int) -> None:
+        if fake_cupy.Stream.streams[stream].capturing is not None:
+            raise fake_cupy.CUDARuntimeError("cudaErrorStreamCaptureUnsupported")
+        memcpy(target, source, nbytes, kind, stream)
+
+    monkeypatch.setattr(cupy.runtime, "memcpyAsync", refused)
+    cuda = CudaEvaluator(open_device(PRESET), PRESET, lanes=1, threads=2)
+    assert_equals_the_cpu(cuda, plan_linear(PRESET, 64, 64), rounds=4)
+    assert [record.getMessage()[:29] for record in caplog.records] == ["launches are not captured: cu"]
+
+
 def test_a_failure_while_capturing_leaves_the_stream_usable(cupy: fake_cupy.FakeCupy) -> None:
     lane = open_device(PRESET).lane()
 
@@ -79,20 +95,28 @@ def test_full_memory_is_our_error(cupy: fake_cupy.FakeCupy) -> None:
     assert device.used() == 0
 
 
-@pytest.mark.parametrize(("status", "kind"), [(2, DeviceMemoryError), (700, fake_cupy.CUDARuntimeError)])
-def test_only_a_full_device_is_called_full(
-    cupy: fake_cupy.FakeCupy, status: int, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("failure", [fake_cupy.CUDARuntimeError, fake_cupy.CUDADriverError])
+@pytest.mark.parametrize(("status", "kind"), [(2, DeviceMemoryError), (700, DeviceLostError)])
+def test_a_full_device_is_one_thing_and_a_lost_one_another(
+    cupy: fake_cupy.FakeCupy,
+    status: int,
+    kind: type[Exception],
+    failure: type[fake_cupy.CUDARuntimeError],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     device = open_device(PRESET)
 
     def fails(*_arguments: object) -> None:
-        error = fake_cupy.CUDARuntimeError("cudaError")
+        error = failure("cudaError")
         error.status = status
         raise error
 
     monkeypatch.setattr(device._pool, "malloc", fails)
     with pytest.raises(kind):
         device.allocate(1)
+    lane = device.lane()
+    with pytest.raises(kind), lane.active():
+        fails()
 
 
 def test_a_device_is_one(cupy: fake_cupy.FakeCupy) -> None:

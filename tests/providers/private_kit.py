@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncGenerator, Generator, Sequence
 from typing import Any
 
+from fhe_llm.errors import ProviderRequestError
 from fhe_llm.privacy.events import TokensReplaced
 from fhe_llm.privacy.mechanism import Protected
 from fhe_llm.providers.contract import (
@@ -29,6 +30,10 @@ class RecordingProvider:
         self.tool_calls = tuple(tool_calls)
         self.requests: list[ProviderRequest] = []
         self.closed = 0
+
+    def check(self, request: ProviderRequest) -> None:
+        if request.seed == 13:
+            raise ProviderRequestError("cannot send seed to recorder: 13 is no seed. Drop it.", provider=self.name)
 
     def complete(self, request: ProviderRequest) -> ProviderAnswer:
         self.requests.append(request)

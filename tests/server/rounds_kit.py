@@ -122,6 +122,9 @@ class LiveProxy:
         self._thread.start()
         wait_until(lambda: self._server.started)
 
+    def ended(self) -> bool:
+        return not self._thread.is_alive()
+
     def stop(self) -> None:
         self._server.should_exit = True
         self._thread.join(timeout=30)

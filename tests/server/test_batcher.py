@@ -15,6 +15,7 @@ from rounds_kit import DEFAULT, InstantEvaluator, job, residues
 
 from fhe_llm.evaluator.contract import EncodedLayer, EvaluationKeys, Job
 from fhe_llm.evaluator.cpu import CpuEvaluator
+from fhe_llm.evaluator.device import DeviceLostError
 from fhe_llm.evaluator.packed_plan import plan_elements
 from fhe_llm.evaluator.plan import plan_linear
 from fhe_llm.params import preset
@@ -190,6 +191,33 @@ async def test_memory_running_out_is_busy() -> None:
     with pytest.raises(Refusal) as refused:
         await batcher.submit("s", A, [JOB])
     assert refused.value.proxy_code == "busy"
+    batcher.close()
+
+
+async def test_a_lost_device_is_said_once_and_nobody_tries_again() -> None:
+    gate, lost = Gate(), list[DeviceLostError]()
+    evaluations = 0
+
+    class Lost(InstantEvaluator):
+        def evaluate(self, layer: EncodedLayer, jobs: Any) -> Any:
+            nonlocal evaluations
+            gate()
+            evaluations += 1
+            raise DeviceLostError("cannot compute on a GPU: cudaErrorECCUncorrectable. Start this process again.")
+
+    batcher = Batcher(Lost(), 100, Metrics(), on_lost=lost.append)
+    first = asyncio.create_task(batcher.submit("first", A, [JOB]))
+    while batcher.queued_jobs or not gate.begun.is_set():
+        await asyncio.sleep(0.005)
+    others = [asyncio.create_task(batcher.submit(name, A, [JOB])) for name in ("one", "two")]
+    await queued(batcher, 2)
+    gate.opened.set()
+    for round_ in (first, *others):
+        with pytest.raises(Refusal, match="lost its device") as refused:
+            await round_
+        assert refused.value.proxy_code == "not_ready"
+    await asyncio.sleep(0)
+    assert (evaluations, len(lost)) == (2, 2)  # those two together, not one by one
     batcher.close()
 
 

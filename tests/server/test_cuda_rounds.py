@@ -9,9 +9,19 @@ import httpx
 import numpy as np
 import pytest
 from host_device import HostDevice, compiler
-from rounds_kit import LiveProxy, live, make_settings, request_frame, upload
+from rounds_kit import (
+    InstantEvaluator,
+    LiveProxy,
+    live,
+    make_settings,
+    request_frame,
+    upload,
+    wait_until,
+)
 
+from fhe_llm.evaluator.contract import EncodedLayer, Timings
 from fhe_llm.evaluator.cuda import CudaEvaluator
+from fhe_llm.evaluator.device import DeviceLostError
 from fhe_llm.params import preset
 from fhe_llm.wire import frame as wire
 from fhe_llm_server.settings import Settings
@@ -42,3 +52,27 @@ def test_replies_do_not_depend_on_the_device(
                 mine, theirs = answer(cuda.url, data), answer(proxy.url, data)
                 np.testing.assert_array_equal(mine.words, theirs.words)
                 assert mine.timings.products > 0
+
+
+def test_a_proxy_that_lost_its_device_says_so_and_ends(
+    listing: dict[str, Any], key: bytes, tiny_model_path: Path, tmp_path: Path
+) -> None:
+    class Fragile(InstantEvaluator):
+        lost = False
+
+        def evaluate(self, layer: EncodedLayer, jobs: Any) -> tuple[list[Any], Timings]:
+            if self.lost:
+                raise DeviceLostError("cannot compute on a GPU: cudaErrorIllegalAddress. Start this process again.")
+            return super().evaluate(layer, jobs)
+
+    evaluator = Fragile()
+    with live(make_settings(tiny_model_path, tmp_path), lambda _: evaluator) as fragile:
+        own = httpx.get(f"{fragile.url}/v1/models").json()
+        assert upload(fragile.url, key).status_code in (200, 201)
+        evaluator.lost = True
+        answer = httpx.post(
+            f"{fragile.url}/v1/evaluate", content=wire.encode(request_frame(own, key, 0)), timeout=120
+        )
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_ready")
+        wait_until(fragile.ended)
+        assert isinstance(fragile.app.state.proxy.failure, DeviceLostError)

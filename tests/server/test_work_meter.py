@@ -68,10 +68,15 @@ def test_a_quota_is_reached_exactly_and_never_exceeded(
 
     async def run(meter: WorkMeter) -> int:
         done = 0
-        with pytest.raises(Refusal, match="left. It refreshes at") as caught:
+
+        async def until_refused() -> None:
+            nonlocal done
             while True:
                 await meter.admit("key-a", WORK)
                 done += 1
+
+        with pytest.raises(Refusal, match=r"left\. It refreshes at") as caught:
+            await until_refused()
         assert caught.value.proxy_code == "budget_exhausted"
         assert caught.value.status == 429
         assert caught.value.retry_after_ms is not None

@@ -105,6 +105,7 @@ def decode_figures(measured: Measured) -> dict[str, Any]:
         "plaintext_seconds_per_token": measured.in_the_clear.median,
         "plaintext_seconds_per_token_spread": plain(measured.in_the_clear),
         "plaintext_backend": measured.engine.name,
+        "plaintext_device": measured.engine.device,
         "ratio_to_plaintext": spread(ratios).median,
         "ratio_to_plaintext_spread": plain(spread(ratios)),
         "split_seconds_per_token": split(measured.answers),

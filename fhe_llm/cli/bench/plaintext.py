@@ -1,6 +1,7 @@
 """The same model in the clear: transformers with torch where installed, and a float32 reference everywhere.
 
 Both decode greedily with a KV cache and time each phase themselves, so that loading and tokenising never count.
+transformers runs where the proxy does: on its GPU where ``FHE_LLM_DEVICE`` names one and torch sees it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from fhe_llm.cli.bench.record import plain, record, spread, usable_cores
+from fhe_llm.cli.bench.record import gpu_name, plain, record, spread, usable_cores
 from fhe_llm.cli.bench.subject import PROMPT, Subject, open_subject
 from fhe_llm.models.plaintext import run_plaintext
 from fhe_llm.params import preset
@@ -31,9 +32,10 @@ class PlainRun:
 
 
 class PlaintextModel(Protocol):
-    """A model in the clear. ``name`` says what computes."""
+    """A model in the clear. ``name`` says what computes and where, ``device`` is "cpu" or "cuda"."""
 
     name: str
+    device: str
 
     def run(self, prompt_ids: Sequence[int], tokens: int) -> PlainRun:
         """Continue the prompt by ``tokens`` tokens, end-of-turn tokens or not."""
@@ -43,10 +45,11 @@ class PlaintextModel(Protocol):
 class FloatReference:
     """The library's own client half with its linear layers as float32 NumPy products."""
 
-    name = "float reference (numpy float32)"
+    device = "cpu"
 
     def __init__(self, subject: Subject) -> None:
         self._half, self._weights = subject.half, subject.weights
+        self.name = "float reference (numpy float32)" + ("" if gpu_name() is None else ", CPU")
 
     def run(self, prompt_ids: Sequence[int], tokens: int) -> PlainRun:
         """See :class:`PlaintextModel`."""
@@ -61,7 +64,7 @@ class FloatReference:
 
 
 class Transformers:
-    """transformers' own model from the same GGUF file, dequantised to float32, one thread per usable core."""
+    """transformers' own model from the same GGUF file, dequantised to float32; on a CPU one thread per usable core."""
 
     def __init__(self, subject: Subject) -> None:
         self._torch: Any = importlib.import_module("torch")
@@ -72,15 +75,18 @@ class Transformers:
         self._network = self._library.AutoModelForCausalLM.from_pretrained(
             subject.path.parent, gguf_file=subject.path.name, dtype=self._torch.float32
         ).eval()
-        self.name = f"transformers {self._library.__version__} float32, torch {self._torch.__version__}"
+        self.device, where = torch_device(self._torch)
+        self._network.to(self.device)
+        self.name = f"transformers {self._library.__version__} float32, torch {self._torch.__version__}{where}"
         # version 5.24 renamed the argument
         named = inspect.signature(inspect.unwrap(self._network.forward)).parameters
         self._cache_argument = "cache" if "cache" in named else "past_key_values"
 
     def run(self, prompt_ids: Sequence[int], tokens: int) -> PlainRun:
         """See :class:`PlaintextModel`."""
-        fed, found, times = self._torch.tensor([list(prompt_ids)]), list[int](), list[float]()
-        begun = time.perf_counter()
+        fed = self._torch.tensor([list(prompt_ids)], device=self.device)
+        found, times = list[int](), list[float]()
+        begun = self._now()
         cache = {self._cache_argument: self._library.DynamicCache(config=self._network.config)}
         with self._torch.inference_mode():
             for _ in range(tokens):
@@ -88,8 +94,24 @@ class Transformers:
                 logits = self._network(fed, use_cache=True, logits_to_keep=1, **cache).logits
                 fed = logits[:, -1:].argmax(-1)
                 found.append(int(fed))
-                times.append(time.perf_counter() - begun)
+                times.append(self._now() - begun)
         return _plain_run(times, found)
+
+    def _now(self) -> float:
+        """The clock, once everything asked of the device is done."""
+        if self.device == "cuda":
+            self._torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+def torch_device(torch: Any) -> tuple[str, str]:
+    """Where torch computes, and what to add to an engine's name: a GPU's, or that torch does not see the proxy's."""
+    gpu = gpu_name()
+    if gpu is None:
+        return "cpu", ""
+    if torch.cuda.is_available():
+        return "cuda", f", {torch.cuda.get_device_name(0)}"
+    return "cpu", f", CPU (torch does not see {gpu})"
 
 
 def best_plaintext(subject: Subject) -> PlaintextModel:

@@ -79,6 +79,7 @@ def _figures(asked: _Asked, engine: PlaintextModel) -> dict[str, Any]:
         "plaintext_seconds_to_first_token": clear.median,
         "plaintext_seconds_to_first_token_spread": plain(clear),
         "plaintext_backend": engine.name,
+        "plaintext_device": engine.device,
         "ratio_to_plaintext": encrypted.median / clear.median,
         "bytes_per_prompt_token": (last.receipt.bytes_up + last.receipt.bytes_down) / last.prompt_tokens,
         "bytes_up": last.receipt.bytes_up,

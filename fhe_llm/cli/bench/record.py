@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from fhe_llm.errors import FheLlmError
-from fhe_llm.evaluator.cupy_device import open_device
+from fhe_llm.evaluator.cupy_device import device_name
 from fhe_llm.evaluator.device import DeviceUnavailableError
-from fhe_llm.params import PRESETS, Preset
+from fhe_llm.params import Preset
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +56,8 @@ def clocked(
     return seconds
 
 
-def record(name: str, preset: Preset, figures: dict[str, Any]) -> dict[str, Any]:
-    """The figures with commit, parameters, device and date.
+def record(name: str, preset: Preset | None, figures: dict[str, Any]) -> dict[str, Any]:
+    """The figures with commit, parameters (None where nothing is encrypted), device and date.
 
     The load average is that of the last minute, the benchmark's own work included: one far above the cores means
     that others were at work, and that absolute times are theirs too.
@@ -78,14 +78,18 @@ def record(name: str, preset: Preset, figures: dict[str, Any]) -> dict[str, Any]
             "python": platform.python_version(),
             **{p: _version(p) for p in ("numpy", "numba", "tenseal")},
         },
-        "preset": {
-            "name": preset.name,
-            "ring_degree": preset.ring_degree,
-            "prime_bits": list(preset.prime_bits),
-            "log_input_scale": preset.log_input_scale,
-            "security_bits": preset.security_bits,
-        },
+        **({"preset": _parameters(preset)} if preset else {}),
         **figures,
+    }
+
+
+def _parameters(preset: Preset) -> dict[str, Any]:
+    return {
+        "name": preset.name,
+        "ring_degree": preset.ring_degree,
+        "prime_bits": list(preset.prime_bits),
+        "log_input_scale": preset.log_input_scale,
+        "security_bits": preset.security_bits,
     }
 
 
@@ -125,7 +129,7 @@ def gpu_name() -> str | None:
     if os.environ.get("FHE_LLM_DEVICE", "cpu") == "cpu":
         return None
     try:
-        return str(open_device(PRESETS["default"]).name)
+        return device_name()
     except DeviceUnavailableError:
         return None
 
@@ -144,11 +148,11 @@ def _version(package: str) -> str | None:
 
 def _commit() -> str | None:
     """The commit of the source tree this module lies in, ``-dirty`` where its sources differ; None for an installed
-    package. Records and the page made from them do not count: measuring writes them."""
+    package. Records and the pages made from them do not count: measuring writes them."""
     head = _git("rev-parse", "--short=12", "HEAD")
     if not head:
         return None
-    made = (f":(top,exclude){path}" for path in ("docs/results", "docs/performance.md"))
+    made = (f":(top,exclude){path}" for path in ("docs/results", "docs/performance.md", "docs/identifiers.md"))
     changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", *made)
     return f"{head}-dirty" if changed else head
 

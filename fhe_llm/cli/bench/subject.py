@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import tempfile
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -70,17 +72,25 @@ class Subject:
         return [self._chat(OPENINGS[i % len(OPENINGS)], tokens) for i in range(count)]
 
     def _chat(self, opening: str, tokens: int) -> list[Message]:
-        words = f"{opening}, {QUESTION}".split()
+        words = [f"{opening},", *islice(cycle(QUESTION.split()), tokens)]  # a word is a token at least
+
+        def chat(count: int, marks: int = 0) -> list[Message]:
+            return [{"role": "user", "content": " ".join(words[:count]) + (".?" * marks)[:marks]}]
+
+        def length(count: int, marks: int = 0) -> int:
+            return len(self.chat_ids(chat(count, marks)))
+
+        # a mark is a token at most: with fewer words than these, marks do not reach the number
+        count = max(1, bisect_left(range(len(words)), tokens - MARKS, key=length))
         best: list[Message] = [{"role": "user", "content": opening}]
-        for count in range(1, len(words) + 1):
+        while count <= len(words) and length(count) <= tokens:
             for marks in range(MARKS):
-                text = " ".join(words[:count]) + (".?" * marks)[:marks]
-                chat: list[Message] = [{"role": "user", "content": text}]
-                length = len(self.chat_ids(chat))
-                if length == tokens:
-                    return chat
-                if length < tokens:
-                    best = chat
+                found = length(count, marks)
+                if found == tokens:
+                    return chat(count, marks)
+                if found < tokens:
+                    best = chat(count, marks)
+            count += 1
         return best
 
 

@@ -3,7 +3,6 @@
 from fhe_llm.client.transport.driver import AsyncTransport, Transport
 from fhe_llm.client.transport.http import AsyncHttpTransport, Endpoint, HttpTransport
 from fhe_llm.client.transport.in_process import AppTransport, AsyncAppTransport, FunctionTransport
-from fhe_llm.client.transport.loops import LoopTransports
 from fhe_llm.client.transport.routines import KeyUpload, Patience, exchange, list_models, upload_keys
 
 __all__ = [
@@ -15,7 +14,6 @@ __all__ = [
     "FunctionTransport",
     "HttpTransport",
     "KeyUpload",
-    "LoopTransports",
     "Patience",
     "Transport",
     "exchange",

@@ -29,15 +29,14 @@ FHE_DEVICE Complex folded_weight(const float *weights, int entry, int in_feature
 }
 
 // Plaintext p of `words` [L, N / BLOCK, P, BLOCK], Montgomery form, from float32 weights [out, in]: `index` [P, N/2] says
-// which weights the transform takes where, `scaling` is (scale / (N/2), margin). A coefficient closer to a half than the
-// margin might be rounded otherwise at the host, whose transform errs differently: `uncertain[p]` becomes 1 then.
-// Grid (P), THREADS threads, 8 N bytes of shared memory.
+// which weights the transform takes where, `scaling` is scale / (N/2). The host's operations (`encoding.py`) one by one.
+// Grid (P), THREADS threads, 8 N bytes of shared memory: at N = 8192 these are 64 KB, which have to be asked for.
 //
 // N/4 log2 (N/2) complex butterflies (10 flops) and L modular transforms a plaintext; reads 2 N bytes of index and 4 N of
 // weights at most, writes 4 L N: at N = 4096 and L = 2 0.1 M flops and 0.15 M multiplications for 57 KB, 2 to 3 a byte.
 FHE_KERNEL void FHE_BLOCK(THREADS) encode_plaintexts(
     const Word *tables, const int *index, const Complex *roots, const Complex *twists, const double *scaling,
-    const float *weights, Word *words, int *uncertain, int in_features, int out_features, int rows, int columns
+    const float *weights, Word *words, int in_features, int out_features, int rows, int columns
 ) {
     FHE_SHARED(Complex, z);
     const int p = blockIdx.x, count = gridDim.x;
@@ -58,19 +57,13 @@ FHE_KERNEL void FHE_BLOCK(THREADS) encode_plaintexts(
     }
     barrier();
     double rounded[16];  // coefficients threadIdx.x + j THREADS
-    bool unsure = false;
     FHE_UNROLL
     for (int j = 0; j < 8; j++) {
         const int k = threadIdx.x + j * THREADS;
         const Complex a = z[reversed(k)], w = twists[k];
-        const double real = times(minus(times(a.real, w.real), times(a.imag, w.imag)), scaling[0]);
-        const double imag = times(plus(times(a.real, w.imag), times(a.imag, w.real)), scaling[0]);
-        rounded[j] = nearest(real);
-        rounded[j + 8] = nearest(imag);
-        unsure |= fabs(minus(real, rounded[j])) > 0.5 - scaling[1];
-        unsure |= fabs(minus(imag, rounded[j + 8])) > 0.5 - scaling[1];
+        rounded[j] = nearest(times(minus(times(a.real, w.real), times(a.imag, w.imag)), scaling[0]));
+        rounded[j + 8] = nearest(times(plus(times(a.real, w.imag), times(a.imag, w.real)), scaling[0]));
     }
-    if (unsure) uncertain[p] = 1;
     Word *x = (Word *)z;
     for (int limb = 0; limb < L; limb++) {
         const Word q = prime_of(tables, limb);

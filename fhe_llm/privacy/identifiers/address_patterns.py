@@ -47,7 +47,7 @@ def address_patterns() -> AddressPatterns:
             rf"(?:{_GAP}{_UNIT}(?![^\W_]))?(?:{_GAP}(?:"
             r"(?:APO|FPO|DPO) A[AEP] [0-9]{5}"
             rf"|{_TOWN},? (?:[A-Z]{{2}}|{_WORD}),? [0-9]{{5}}(?:-[0-9]{{4}})?"
-            rf"|(?:[A-Z]{{1,2}}-)?[0-9]{{4,5}}(?: [A-Z]{{2}}\b)?(?:{_GAP}{_TOWN})?"
+            rf"|(?:[A-Z]{{1,2}}-)?[0-9]{{4,5}}(?:-[0-9]{{3}})?(?: ?[A-Z]{{2}}\b)?(?:{_GAP}{_TOWN})?"
             rf"|{_TOWN},? [0-9]{{4,5}}"
             rf"|(?:{_TOWN}{_GAP}){{0,2}}{_BRITISH_CODE}"
             r")(?![^\W_]))?"
@@ -65,10 +65,11 @@ def _streets() -> tuple[str, ...]:
     return (
         # United States, United Kingdom: 12 Old Mill Road
         rf"[0-9]{{1,6}}[A-Za-z]?,? (?:[NSEW]{{1,2}}\.? )?(?:(?:{_WORD}|[0-9]{{1,3}}(?:st|nd|rd|th)) ){{1,4}}"
-        rf"(?i:{alternation('street_endings_english')})\b\.?{_DIRECTION}",
+        rf"(?:(?=[A-Z])(?i:{alternation('street_endings_english')}s?)|street|road|avenue|lane|drive)\b\.?{_DIRECTION}",
         # France: 12 bis, rue de la Paix
         r"[0-9]{1,4}(?:[ ]?(?:bis|ter|quater|[A-C]))?,? "
         rf"(?i:{alternation('street_heads_french')}) {_NAME}",
+        rf"(?i:{alternation('street_heads_french')}) {_NAME}(?={_GAP}[0-9]{{5}} {_CAPITAL})",
         # Germany, Austria, Switzerland, the Netherlands: Lange-Straße 12a, Unterer Weg 3, Hoofdstraat 3
         rf"{_CAPITAL}[\w.-]{{0,40}}?(?i:{ending}) {_NUMBER}",
         rf"(?:{_WORD} ){{1,3}}(?=[A-Z])(?i:{ending}) {_NUMBER}",
@@ -80,5 +81,5 @@ def _streets() -> tuple[str, ...]:
         rf"{_WORD})(?={_GAP}(?:APO|FPO|DPO) )",
         # any name and number right before a continental postcode and town
         rf"(?:{_WORD}[ ](?:{_PARTICLE}){{0,2}}){{1,4}}{_NUMBER}"
-        rf"(?={_GAP}(?:[A-Z]{{1,2}}-)?[0-9]{{4,5}}[ ]{_CAPITAL})",
+        rf"(?={_GAP}(?:[A-Z]{{1,2}}-)?[0-9]{{4,5}}(?:-[0-9]{{3}})?[ ]{_CAPITAL})",
     )

@@ -36,14 +36,15 @@ _WINDOW: Final = 40
 
 class BirthDateRecogniser:
     """Dates within 40 characters behind a word about birth in English, German, French, Spanish, Italian, Portuguese or
-    Dutch, on the same line or the next."""
+    Dutch, on the same line or the next, without another date between."""
 
     entity_types: ClassVar = frozenset({"BIRTHDATE"})
 
     def find(self, text: str) -> list[Identifier]:
         """See :meth:`Recogniser.find`."""
-        return [
-            Identifier(match.start(), match.end(), "BIRTHDATE", PATTERN)
-            for match in _DATE.finditer(text)
-            if _BIRTH.search(text, max(0, match.start() - _WINDOW), match.start())
-        ]
+        found, past = [], 0
+        for match in _DATE.finditer(text):
+            if _BIRTH.search(text, max(past, match.start() - _WINDOW), match.start()):
+                found.append(Identifier(match.start(), match.end(), "BIRTHDATE", PATTERN))
+            past = match.end()
+        return found

@@ -10,6 +10,7 @@ from typing import Final
 from fhe_llm.errors import PrivacyParameterError
 from fhe_llm.privacy.identifiers.word_lists import entries
 
+_COMMON: Final = 3000
 _STROKES: Final = str.maketrans(
     {"ß": "ss", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L", "æ": "ae", "œ": "oe", "’": "", "'": ""}
 )
@@ -29,6 +30,11 @@ def is_first_name(word: str) -> bool:
 def is_surname(word: str) -> bool:
     """Whether the word, or a part of a hyphenated one, is a surname of the census."""
     return any(part in _surnames() for part in folded(word).split("-"))
+
+
+def is_common_surname(word: str) -> bool:
+    """Whether the word is one of the census's 3000 most frequent surnames."""
+    return folded(word) in _common_surnames()
 
 
 def is_no_name(word: str) -> bool:
@@ -52,15 +58,25 @@ def _surnames() -> frozenset[str]:
 
 
 @cache
+def _common_surnames() -> frozenset[str]:
+    return frozenset(_census_lines("dist.all.last")[:_COMMON])
+
+
+@cache
 def _folded_entries(name: str) -> frozenset[str]:
     return frozenset(folded(entry) for entry in entries(name))
 
 
 def _census(name: str) -> frozenset[str]:
+    return frozenset(_census_lines(name))
+
+
+def _census_lines(name: str) -> list[str]:
+    """The names of a list, the most frequent first."""
     try:
         lines = files("names").joinpath(name).read_text("ascii").splitlines()
     except (ImportError, OSError):
         raise PrivacyParameterError(
             "cannot recognise names: the package names is not installed. Run: pip install 'fhe-llm[privacy]'."
         ) from None
-    return frozenset(line.split()[0] for line in lines if line.strip())
+    return [line.split()[0] for line in lines if line.strip()]

@@ -8,12 +8,13 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from fhe_llm.privacy.identifiers.contract import HEURISTIC, Identifier
-from fhe_llm.privacy.identifiers.gazetteer import is_ambiguous, is_no_name
+from fhe_llm.privacy.identifiers.gazetteer import is_ambiguous, is_common_surname, is_no_name
 
 _DENSE: Final = frozenset({"CARD", "IBAN", "PHONE", "NATIONALID"})
 _NAME_WORD: Final = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 _SPACES: Final = re.compile(r"[\W_]+")
 _MIN_LETTERS: Final = 3
+_WITHIN_SENTENCE: Final = re.compile(r"[^\W_A-Z][ ]|, ")
 
 
 def normalised(entity_type: str, original: str) -> str:
@@ -69,7 +70,7 @@ class People:
 def mentions(text: str, words: Iterable[str]) -> Iterator[Identifier]:
     """Capitalised words of ``text`` that are a known person's, neighbours joined by a space taken together.
 
-    Words that have another meaning (:func:`is_no_name`, :func:`is_ambiguous`) are no mention.
+    Words of no name (:func:`is_no_name`) are no mention, ambiguous ones at the beginning of a sentence neither.
     """
     known = frozenset(words)
     if not known:
@@ -77,7 +78,7 @@ def mentions(text: str, words: Iterable[str]) -> Iterator[Identifier]:
     start = end = -1
     for match in _NAME_WORD.finditer(text):
         word = match[0].removesuffix("'s").removesuffix("’s")
-        if not _mentions_somebody(word, known):
+        if not _mentions_somebody(text, match.start(), word, known):
             continue
         if start >= 0 and text[end : match.start()] == " ":
             end = match.start() + len(word)
@@ -89,5 +90,9 @@ def mentions(text: str, words: Iterable[str]) -> Iterator[Identifier]:
         yield Identifier(start, end, "PERSON", HEURISTIC)
 
 
-def _mentions_somebody(word: str, known: frozenset[str]) -> bool:
-    return word[0].isupper() and word.casefold() in known and not is_no_name(word) and not is_ambiguous(word)
+def _mentions_somebody(text: str, start: int, word: str, known: frozenset[str]) -> bool:
+    if not word[0].isupper() or word.casefold() not in known:
+        return False
+    if is_no_name(word) and not is_common_surname(word):
+        return False
+    return not is_ambiguous(word) or bool(_WITHIN_SENTENCE.match(text[max(0, start - 2) : start]))

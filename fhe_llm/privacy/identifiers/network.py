@@ -23,8 +23,13 @@ _PROFILE: Final = re.compile(
     re.I,
 )
 _V4: Final = re.compile(r"(?<![\w.])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![\w]|\.[0-9])")
-_V6: Final = re.compile(r"(?<![\w:.])[0-9A-Fa-f:]{3,39}(?:(?<=:)(?:[0-9]{1,3}\.){3}[0-9]{1,3})?(?![\w:])")
-_VERSION_CUE: Final = re.compile(r"\b(?:version|release|firmware|build|ver|v|rev|patch|update)\W{0,3}$", re.I)
+_V6: Final = re.compile(
+    r"(?<![\w:.])(?:[0-9A-Fa-f:]{2,30}(?<=:)(?:[0-9]{1,3}\.){3}[0-9]{1,3}|[0-9A-Fa-f:]{3,39})(?![\w:])"
+)
+_VERSION_CUE: Final = re.compile(
+    r"\b(?:version|versione|versión|versie|release|firmware|build|ver|v|rev|patch|update(?: auf| to)?)\W{0,3}$",
+    re.I,
+)
 
 
 class EmailRecogniser:
@@ -70,7 +75,10 @@ def _about_somebody(url: str) -> bool:
 
 
 class IpRecogniser:
-    """IPv4 and IPv6 addresses but for loopback and unspecified ones; four numbers behind ``version`` are a version."""
+    """IPv4 and IPv6 addresses but for loopback and unspecified ones.
+
+    Four numbers behind ``version``, or of one digit each, are a version.
+    """
 
     entity_types: ClassVar = frozenset({"IP"})
 
@@ -79,7 +87,7 @@ class IpRecogniser:
         spans = [
             (m.start(), m.end())
             for m in _V4.finditer(text)
-            if not _VERSION_CUE.search(text, max(0, m.start() - 16), m.start())
+            if not _VERSION_CUE.search(text, max(0, m.start() - 16), m.start()) and len(m[0]) > 7
         ]
         spans += [
             (m.start(), m.start() + len(m[0].rstrip(":") if not m[0].endswith("::") else m[0]))

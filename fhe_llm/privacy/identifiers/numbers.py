@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from fhe_llm.privacy.identifiers import checksums
-from fhe_llm.privacy.identifiers.contract import CHECKSUM, PATTERN, Identifier
+from fhe_llm.privacy.identifiers.contract import CHECKSUM, HEURISTIC, PATTERN, Identifier
 
 _DIGIT_RUN: Final = re.compile(r"(?<![^\W_])[0-9](?:[ -]?[0-9])*(?![^\W_])")
 _GROUP: Final = re.compile(r"[0-9]+")
@@ -51,7 +51,7 @@ def _cards(text: str, run: re.Match[str]) -> Iterator[tuple[int, int]]:
     groups = [(m.start(), m.end()) for m in _GROUP.finditer(text, run.start(), run.end())]
     for first, (start, _) in enumerate(groups):
         length = 0
-        for begin, end in groups[first:]:
+        for begin, end in groups[first : first + 19]:
             length += end - begin
             if length > 19:
                 break
@@ -67,13 +67,13 @@ def card_lengths(digits: str) -> range | tuple[int, ...]:
         return (13, 16, 19)
     if 51 <= two <= 55 or 2221 <= four <= 2720:
         return (16,)
-    if two in (34, 37):
+    if two in (34, 37) or four in (1800, 2131):
         return (15,)
     if 300 <= three <= 305 or three == 309 or two in (36, 38, 39):
         return range(14, 20)
-    if four == 6011 or 644 <= three <= 649 or two in (62, 65) or 3528 <= four <= 3589:
+    if four == 6011 or 644 <= three <= 649 or two in (35, 62, 65):
         return range(16, 20)
-    return range(12, 20) if two in (50, 56, 57, 58, 60, 61, 63, 66, 67, 68, 69) else ()
+    return range(12, 20) if four == 604 or two in (50, 56, 57, 58, 60, 61, 63, 66, 67, 68, 69) else ()
 
 
 class IbanRecogniser:
@@ -123,6 +123,10 @@ def _cues(words: str) -> re.Pattern[str]:
     return re.compile(rf"\b(?:{words})\b", re.IGNORECASE)
 
 
+def _has_digits(number: str) -> bool:
+    return sum(c.isdigit() for c in number) >= 5
+
+
 def _pesel(digits: str) -> bool:
     month = int(digits[2:4]) % 20
     return 1 <= month <= 12 and checksums.weighted(digits, (1, 3, 7, 9, 1, 3, 7, 9, 1, 3, 1), 10)
@@ -168,6 +172,18 @@ _NATIONAL_IDS: Final = (
         lambda _: True,
         PATTERN,
     ),
+    _NationalId(
+        _form(r"[A-Z0-9][A-Z0-9-]{4,18}[A-Z0-9]"),
+        _has_digits,
+        HEURISTIC,
+        re.compile(
+            r"\b(?:ssn|social security|passport|reisepass|passeport|pasaporte|passaporto|paspoort"
+            r"|driver['’]?s? licen[cs]e|driving licen[cs]e|führerschein|permis de conduire|id card|identity card"
+            r"|personalausweis|carte d['’]identité|national id|aadhaar|personnummer)"
+            r"(?:[ -]?(?:no|nr|number|num|nummer|n°|nº|#))?\W{0,4}$",
+            re.IGNORECASE,
+        ),
+    ),
 )  # fmt: skip
 _CUE_WINDOW: Final = 40
 
@@ -176,7 +192,8 @@ class NationalIdRecogniser:
     """Identity and social security numbers of the US, Spain, Italy, France, Brazil, Switzerland, Poland, Germany, the
     Netherlands and the United Kingdom.
 
-    Bare rows of digits count only where a word such as ``SSN`` or ``PESEL`` stands within 40 characters before.
+    Bare rows of digits count only where a word such as ``SSN`` or ``PESEL`` stands within 40 characters before; numbers
+    of passports and licences only right behind their name.
     """
 
     entity_types: ClassVar = frozenset({"NATIONALID"})

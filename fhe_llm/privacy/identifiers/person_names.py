@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import ClassVar, Final
 
 from fhe_llm.privacy.identifiers.contract import HEURISTIC, Identifier
-from fhe_llm.privacy.identifiers.gazetteer import is_ambiguous, is_first_name, is_no_name, is_surname
+from fhe_llm.privacy.identifiers.gazetteer import (
+    is_ambiguous,
+    is_common_surname,
+    is_first_name,
+    is_no_name,
+    is_surname,
+)
 from fhe_llm.privacy.identifiers.person_patterns import TOKEN, person_patterns
+from fhe_llm.privacy.identifiers.word_lists import alternation
 
 _TOLD: Final = HEURISTIC + 0.1
 _MOST_WORDS: Final = 5
+_CAPITAL_PARTICLES: Final = frozenset(
+    {"Le", "La", "De", "Di", "Du", "Da", "Del", "Des", "Van", "Von", "El", "Las", "Los"}
+)
+_INITIAL: Final = re.compile(r"([^\W\d_]+) [A-Z]\. $")
+_TITLE: Final = re.compile(rf"{alternation('titles')}\.?")
+_COMPANY: Final = re.compile(rf"[ ,]{{1,2}}{alternation('company_marks')}(?![^\W_])")
 
 Words = list[re.Match[str]]
 
@@ -20,7 +34,7 @@ class PersonNameRecogniser:
     """Names of people in Latin, Greek or Cyrillic script, without their titles.
 
     Behind a title, a label, an introduction or a greeting and in a signature any capitalised words count; elsewhere a
-    known first name and a word behind it. Lone first names in running text do not.
+    known first name, with the words behind it or alone; alone it must be no word of another meaning.
     """
 
     entity_types: ClassVar = frozenset({"PERSON"})
@@ -28,13 +42,19 @@ class PersonNameRecogniser:
     def find(self, text: str) -> list[Identifier]:
         """See :meth:`Recogniser.find`."""
         forms = person_patterns()
-        found: set[tuple[int, int, float]] = set()
-        for form in (forms.titled, forms.labelled, forms.introduced, forms.greeted, forms.signed):
+        titled = [match for match in forms.titled.finditer(text) if not _is_initial(match)]
+        found = {(*span, _TOLD) for match in titled for span in _told(_words(match))}
+        told = (forms.addressed, forms.degreed, forms.writing, forms.labelled, forms.introduced)
+        for form in (*told, forms.greeted, forms.signed):
             found |= {(*span, _TOLD) for match in form.finditer(text) for span in _told(_words(match))}
         for form in (forms.maybe_introduced, forms.speaking):
             found |= {(*span, HEURISTIC) for match in form.finditer(text) for span in _known(_words(match))}
+        found |= {(*span, HEURISTIC) for span in _speakers(text)}
+        found |= {
+            (*span, HEURISTIC) for m in forms.addressee.finditer(text) for span in _whole_line(_words(m))
+        }
         found |= {(*span, HEURISTIC) for m in forms.letterhead.finditer(text) for span in _headed(_words(m))}
-        found |= {(*span, HEURISTIC) for m in forms.capitalised.finditer(text) for span in _listed(_words(m))}
+        found |= {(*span, HEURISTIC) for m in forms.capitalised.finditer(text) for span in _unannounced(m)}
         found |= {
             (match.start(1), match.end(2), HEURISTIC)
             for match in forms.reversed.finditer(text)
@@ -43,14 +63,25 @@ class PersonNameRecogniser:
         return [Identifier(start, end, "PERSON", score) for start, end, score in found]
 
 
+def _is_initial(titled: re.Match[str]) -> bool:
+    """Whether the title is the second letter of a name: Anna M. Jones."""
+    before = _INITIAL.search(titled.string, max(0, titled.start(1) - 40), titled.start(1))
+    return before is not None and is_first_name(before[1])
+
+
 def _words(match: re.Match[str]) -> Words:
-    return list(TOKEN.finditer(match.string, match.start(1), match.end(1)))
+    """The words of the match's first group; none where they belong to a company."""
+    words = list(TOKEN.finditer(match.string, match.start(1), match.end(1)))
+    company = _COMPANY.match(match.string, match.end(1)) or any(
+        _COMPANY.match(f" {word[0]}") for word in words
+    )
+    return [] if company else words
 
 
-def _trimmed(words: Words) -> Words:
+def _trimmed(words: Words, *, told: bool = False) -> Words:
     """The words before the first that belongs to no name, without particles at the end."""
-    for at, word in enumerate(words):
-        if is_no_name(word[0]) and not word[0].islower():
+    for at in range(len(words)):
+        if not _belongs(words, at, told=told):
             words = words[:at]
             break
     while words and words[-1][0].islower():
@@ -58,10 +89,25 @@ def _trimmed(words: Words) -> Words:
     return words[:_MOST_WORDS]
 
 
+def _belongs(words: Words, at: int, *, told: bool) -> bool:
+    """Whether a word may be part of the name that the words before it begin: ``Le`` in Anne Le Goff, ``Hall`` in Rita
+    Hall and, where something tells that this is a name, in Glen Hall."""
+    word = words[at][0]
+    if word.islower() or not is_no_name(word):
+        return True
+    if not at:
+        return False
+    before = words[at - 1][0]
+    follows = at + 1 < len(words) and not is_no_name(words[at + 1][0])
+    if word in _CAPITAL_PARTICLES and follows:
+        return True
+    return is_common_surname(word) and is_first_name(before) and (told or not is_ambiguous(before))
+
+
 def _told(words: Words) -> Iterator[tuple[int, int]]:
     """All of them: what stands before says that they are a name."""
-    words = _trimmed(words)
-    if words and (len(words) > 1 or len(words[0][0].rstrip(".")) > 1):
+    words = _trimmed(words, told=True)
+    if any(not word[0].endswith(".") and len(word[0]) > 1 for word in words):
         yield words[0].start(), words[-1].end()
 
 
@@ -83,14 +129,47 @@ def _headed(words: Words) -> Iterator[tuple[int, int]]:
         yield words[0].start(), words[-1].end()
 
 
+def _whole_line(words: Words) -> Iterator[tuple[int, int]]:
+    """A line of two words or more, all of which may belong to a name, above a street."""
+    if len(words) > 1 and _trimmed(words) == words:
+        yield words[0].start(), words[-1].end()
+
+
+def _speakers(text: str) -> Iterator[tuple[int, int]]:
+    """Who speaks again after somebody else in a conversation, ``Name: …`` at the beginning of lines."""
+    lines = [words for match in person_patterns().speaking.finditer(text) if (words := _words(match))]
+    turns = [
+        words for before, words in zip([[], *lines], lines, strict=False) if _said(before) != _said(words)
+    ]
+    often = Counter(map(_said, turns))
+    for words in lines:
+        names = _trimmed(words) == words or (len(words) == 1 and is_first_name(words[0][0]))
+        if often[_said(words)] > 1 and names:
+            yield words[0].start(), words[-1].end()
+
+
+def _said(words: Words) -> str:
+    return " ".join(word[0] for word in words)
+
+
+def _unannounced(match: re.Match[str]) -> Iterator[tuple[int, int]]:
+    """Names in a row of capitalised words that nothing announces."""
+    words = _words(match)
+    yield from _listed(words)
+    while words and is_no_name(words[0][0]):
+        words = words[1:]
+    if len(words) == 1 and is_first_name(words[0][0]) and not is_ambiguous(words[0][0]):
+        yield words[0].start(), words[0].end()
+
+
 def _listed(words: Words) -> Iterator[tuple[int, int]]:
     """A first name with what follows it, anywhere in a row of capitalised words."""
     at = 0
     while at < len(words) - 1:
         first = words[at][0]
-        rest = _trimmed(words[at + 1 : at + _MOST_WORDS])
+        rest = _trimmed(words[at : at + _MOST_WORDS])[1:]
         last = rest[-1][0].rstrip(".") if rest else ""
-        usable = is_first_name(first) and not is_no_name(first)
+        usable = is_first_name(first) and not is_no_name(first) and not _TITLE.fullmatch(first)
         if usable and len(last) > 1 and (is_surname(last) or not is_ambiguous(first)):
             yield words[at].start(), rest[-1].end()
             at += len(rest)

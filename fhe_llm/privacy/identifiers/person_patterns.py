@@ -11,16 +11,18 @@ from fhe_llm.privacy.identifiers.word_lists import alternation
 
 # a capital is a letter that is no small Latin, Greek or Cyrillic one: re has no class for it
 _CAPITAL: Final = r"[^\W\d_a-zß-öø-ÿα-ωά-ώа-џ]"
-_WORD: Final = rf"{_CAPITAL}[^\W\d_]{{0,30}}(?:['’-][^\W\d_]{{1,30}}){{0,3}}"
+_WORD: Final = rf"{_CAPITAL}[^\W\d_]{{0,30}}(?:['’-](?!s\b)[^\W\d_]{{1,30}}){{0,3}}"
 _PARTICLE: Final = (
     "(?:van|von|vom|zu|zum|zur|de|der|den|del|della|delle|dei|di|da|do|dos|das|du|des|la|le|el|al|bin|ibn|ter|ten|te"
     "|y|e|af|av)"
 )
-_PART: Final = rf"(?:{_WORD}(?!\.[^\W\d_])|{_CAPITAL}\.)"
+_INITIALS: Final = rf"(?:{_CAPITAL}\.){{1,3}}(?!\w)"
+_PART: Final = rf"(?:{_INITIALS}|{_WORD}(?!\.[^\W\d_]))"
 _GAP: Final = r"[ \u00a0]"
 _NAME: Final = rf"{_PART}(?:{_GAP}(?:{_PARTICLE}{_GAP}){{0,3}}{_PART}){{0,5}}"
+_LED: Final = rf"(?:{_PARTICLE}{_GAP}){{0,3}}{_NAME}"
 _LINE: Final = r"^[ \t>#*_]{0,6}"
-TOKEN: Final = re.compile(rf"{_CAPITAL}\.(?!\w)|[\w'’-]+")
+TOKEN: Final = re.compile(rf"{_INITIALS}|[\w'’-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,10 @@ class PersonPatterns:
     """Each pattern's first group is a name, or capitalised words that may be one."""
 
     titled: re.Pattern[str]
+    addressed: re.Pattern[str]
+    degreed: re.Pattern[str]
+    writing: re.Pattern[str]
+    addressee: re.Pattern[str]
     labelled: re.Pattern[str]
     introduced: re.Pattern[str]
     greeted: re.Pattern[str]
@@ -43,7 +49,8 @@ class PersonPatterns:
 def person_patterns() -> PersonPatterns:
     """All patterns; every quantifier is bounded, so that hostile text costs a bounded number of steps a character."""
     titles = rf"(?:{alternation('titles')}\.?{_GAP})"
-    name = f"{titles}{{0,3}}({_NAME})"
+    name = f"{titles}{{0,3}}({_LED})"
+    told = rf"(?<![\w@'’/-])({_LED})"
     closing = (
         rf"{_LINE}(?i:{alternation('closings')})[ \t]{{0,3}}[,.!]?[ \t]{{0,3}}\n(?:[ \t]{{0,8}}\n){{0,2}}"
     )
@@ -53,15 +60,21 @@ def person_patterns() -> PersonPatterns:
     )
     clock = r"(?:[\[(]?[0-9]{1,2}[:.][0-9]{2}(?:[:.][0-9]{2})?(?: ?[AaPp][Mm])?[\])]?[ \t–—-]{1,3})?"
     sources = {
-        "titled": rf"(?<![\w.]){titles}{{1,3}}({_NAME})",
+        "titled": rf"(?<![\w.]){titles}{{1,3}}({_LED})",
+        "addressed": rf"{told}[\"”]? ?[<(\[](?:mailto:)?[^\s<>()\[\]@]{{1,64}}@",
+        "degreed": rf"{told}, ?(?:M\.?D|Ph\.?D|D\.?D\.?S|R\.?N|Esq|J\.?D|MBA|MSc|BSc|CPA|LL\.?M)\b(?! [0-9]{{5}})",
+        "writing": rf"{told} (?i:wrote|writes|schrieb|schreibt|a écrit|écrit|escribió|escribe|ha scritto|scrive"
+        r"|schreef|schrijft)\b",
+        "addressee": rf"{_LINE}({_LED})[ \t]{{0,4}}\n[ \t>]{{0,8}}(?=[0-9]{{1,5}}[A-Za-z]?,? [^\W\d_]"
+        r"|[^\n,;:.!?]{3,60} [0-9]{1,5}[A-Za-z]?(?:[-/][0-9]{1,4})?[ \t]{0,4}$)",
         "labelled": label + name,
-        "introduced": rf"\b(?i:{alternation('introductions')})[ \t]{{1,3}}{name}",
+        "introduced": rf"\b(?i:{alternation('introductions')}|{alternation('relations')})[ \t]{{1,3}}{name}",
         "greeted": rf"{_LINE}(?i:{alternation('greetings')}),?[ \t]{{1,3}}{name}(?=[ \t]{{0,3}}(?:[,!.:;–—-]|$))",
         "signed": rf"{closing}[ \t>*–—-]{{0,6}}{name}",
         "maybe_introduced": rf"\b(?i:{alternation('weak_introductions')})[ \t]{{1,3}}({_NAME})",
         "speaking": rf"{_LINE}{clock}<?({_NAME})>?[*]{{0,2}}(?=[ \t]{{0,2}}(?:\([^()\n]{{0,20}}\))?:[ \t*])",
         "letterhead": rf"{_LINE}({_NAME})[ \t*]{{0,4}}\n(?=[^\n]{{0,120}}(?:@|[0-9]))",
         "reversed": rf"(?:^|(?<=[:;|]))[ \t]{{0,4}}({_WORD}), ({_WORD}(?: {_PART})?)(?=[ \t]{{0,4}}(?:$|[;|(]))",
-        "capitalised": rf"(?<![\w@'’/-])({_NAME})(?![\w@]|['’-]\w)",
+        "capitalised": rf"(?<![\w@'’/-])({_NAME})(?![\w@]|['’-](?!s\b)\w)",
     }
     return PersonPatterns(**{field: re.compile(form, re.MULTILINE) for field, form in sources.items()})

@@ -16,14 +16,20 @@ DEFAULT_REGIONS: Final = ("US", "GB", "DE", "FR", "ES", "IT", "NL")
 _EXTENSION: Final = r"(?: ?(?:x|ext\.?|extension) ?[0-9]{1,6})?"
 # a number starts with +, ( or a digit; between digits stand at most three separators
 _CANDIDATE: Final = re.compile(
-    rf"(?<![\w.,/@#=&-])(?<![.,/#=&-] )(?:\+ ?)?\(?\+?[0-9](?:[ ./()-]{{0,3}}[0-9]){{5,17}}{_EXTENSION}(?![\w@])",
+    rf"(?<![\w.,/@#=&-])(?:\+ ?)?\(?\+?[0-9](?:[ ./()-]{{0,3}}[0-9]){{5,17}}{_EXTENSION}(?![\w@])",
     re.IGNORECASE,
 )
 _NORTH_AMERICA: Final = re.compile(
     rf"(?:\+?1[ .-]?|001[ .-])?(?:\([0-9]{{3}}\) ?|[0-9]{{3}}[.-])[0-9]{{3}}[.-][0-9]{{4}}{_EXTENSION}",
     re.IGNORECASE,
 )
-_DATE: Final = re.compile(r"[0-9]{1,4}([./-])[0-9]{1,2}\1[0-9]{1,4}")
+# dates, with the hour behind them or not; social security numbers; numbers of a year; years; fractions
+_OTHER_FORM: Final = re.compile(
+    r"\(?(?:[0-9]{1,4}([./-])[0-9]{1,2}\1[0-9]{1,4}(?: [0-9]{1,2})?|[0-9]{3}-[0-9]{2}-[0-9]{4}"
+    r"|(?:19|20)[0-9]{2}-[0-9]{5,6}|(?:19|20)[0-9]{2} ?[-/] ?(?:19|20)[0-9]{2}|[0-9]{1,5}\.[0-9]+)"
+)
+# versions, of which a part has one digit; numbers in a list
+_SEVERAL: Final = re.compile(r"\.[0-9](?:[ .]|$)|/[^/]*/")
 _WINDOW: Final = 40
 
 
@@ -64,14 +70,16 @@ class PhoneRecogniser:
         """See :meth:`Recogniser.find`."""
         found = []
         for match in _CANDIDATE.finditer(text):
-            score = self._score(text, match.start(), match[0])
+            # a bracket around the whole number is not its own
+            start = match.start() + (match[0].startswith("(") and match[0].count("(") > match[0].count(")"))
+            score = self._score(text, start, text[start : match.end()])
             if score:
-                found.append(Identifier(match.start(), match.end(), "PHONE", score))
+                found.append(Identifier(start, match.end(), "PHONE", score))
         return found
 
     def _score(self, text: str, start: int, number: str) -> float:
         digits = sum(c.isdigit() for c in number)
-        if _DATE.fullmatch(number) or digits < 7:
+        if _OTHER_FORM.fullmatch(number) or _SEVERAL.search(number) or digits < 7:
             return 0
         before = max(0, start - _WINDOW)
         phone, other = _cues()

@@ -1,4 +1,4 @@
-"""The word lists beside this file, ``words/*.txt``: entries apart by commas and line ends, written by hand."""
+"""The word lists beside this file, ``words/*.txt``: entries apart by commas, written by hand; a line end is a space."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from importlib.resources import files
 def entries(name: str) -> tuple[str, ...]:
     """The entries of ``words/<name>.txt`` in their order."""
     text = files(__package__).joinpath("words", f"{name}.txt").read_text("utf-8")
-    return tuple(entry.strip() for entry in re.split(r"[,\n]", text) if entry.strip())
+    return tuple(" ".join(entry.split()) for entry in text.split(",") if entry.strip())
 
 
 def alternation(name: str) -> str:

@@ -1,0 +1,84 @@
+"""Names behind titles, labels, introductions and greetings, in signatures, and by lists; and words that are none."""
+
+from __future__ import annotations
+
+import pytest
+from finds import found
+
+from fhe_llm.privacy.identifiers.contract import settled
+from fhe_llm.privacy.identifiers.person_names import PersonNameRecogniser
+
+NAMES = PersonNameRecogniser()
+
+
+def people(text: str) -> list[str]:
+    return [text[one.start : one.end] for one in settled(text, NAMES.find(text))]
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("We saw Dr. Xylanthe Quorbin today", "Xylanthe Quorbin"),
+        ("Patient: Xylanthe Quorbin", "Xylanthe Quorbin"),
+        ("| Kunde: | x\nKunde: Jörg Müller-Lüdenscheidt", "Jörg Müller-Lüdenscheidt"),
+        ("my name is Xylanthe Quorbin and", "Xylanthe Quorbin"),
+        ("Ich heiße Xaver Quorbin.", "Xaver Quorbin"),
+        ("Dear Xylanthe,\n", "Xylanthe"),
+        ("Sehr geehrte Frau Quorbin,\n", "Quorbin"),
+        ("Kind regards,\nXylanthe Quorbin", "Xylanthe Quorbin"),
+        ("Mit freundlichen Grüßen\n\nXaver von der Quorbin", "Xaver von der Quorbin"),
+        ("I think Jane Doe knows", "Jane Doe"),
+        ("signed by Maria da Silva today", "Maria da Silva"),
+        ("and Jean-Luc O’Brien said", "Jean-Luc O’Brien"),
+        ("[10:42] Jane: hello", "Jane"),
+        ("Smith, Jane\n", "Smith, Jane"),
+        ("Mr J. R. Quorbin called", "J. R. Quorbin"),
+        ("Mrs J.R.R. Quorbin called", "J.R.R. Quorbin"),
+        ("Γεια, Dr. Ελένη Παππά μίλησε", "Ελένη Παππά"),
+        ("Rita Hall, MD", "Rita Hall"),
+        ("Xylan Quorbin <x@example.com>", "Xylan Quorbin"),
+        ("Von: Xaver Quorbin", "Xaver Quorbin"),
+        ("Estimada señora Quorbin:", "Quorbin"),
+        ("Behandelnder Arzt: Dr. med. Xaver Quorbin", "Xaver Quorbin"),
+        ("ihre Tochter Xylanthe kommt", "Xylanthe"),
+        ("On Monday, Xylan Quorbin wrote:", "Xylan Quorbin"),
+        ("entre Jeannine Le Goff, Lyon", "Jeannine Le Goff"),
+        ("Stephen M. Ingram called", "Stephen M. Ingram"),
+        ("Xylan Quorbin\n12 Mill Road", "Xylan Quorbin"),
+        ("we met John\u00a0Smith there", "John\u00a0Smith"),
+    ],
+)
+def test_names_are_found_without_their_titles(text: str, name: str) -> None:
+    assert people(text) == [name]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The report is due in May, in June at the latest.",
+        "Thanks for your help.",
+        "Dear customer service,\n",
+        "Kind regards,\nThe Support Team",
+        "From: Monday\nTo: Friday",
+        "New York City Council",
+        "Will this work? Mark the box.",
+        "Order Status: open",
+        "Baker & Sons Ltd",
+        "Wagner Logistik GmbH",
+        "De Jong Transport B.V.",
+        "Status: a\nStatus: b",
+        "Classifier: a\nClassifier: b\nClassifier: c",
+        "",
+    ],
+)
+def test_other_capitalised_words_are_none(text: str) -> None:
+    assert people(text) == []
+
+
+def test_those_who_speak_again_after_somebody_else_are_people() -> None:
+    assert found(NAMES, "Xyl: hi\nQuor: hello\nXyl: bye\nQuor: bye") == ["Xyl", "Quor", "Xyl", "Quor"]
+    assert found(NAMES, "Xyl: hi\nQuor: hello") == []
+
+
+def test_a_lone_first_name_in_running_text_is_one_unless_it_is_a_word_too() -> None:
+    assert found(NAMES, "I gave it to Jane and Mark; Susan's is lost.") == ["Jane", "Susan"]
