@@ -1,6 +1,6 @@
-"""The tables of docs/text-mechanisms.md, from the committed records.
+"""The tables of docs/text-mechanisms.md and decision 16, from the committed records.
 
-``python benchmarks/text_privacy_tables.py`` puts them into the page, in place of what stands between their marks.
+``python benchmarks/text_privacy_tables.py`` puts them into the pages, in place of what stands between their marks.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Final
 from performance_sections import table
 
 DOCS: Final = Path(__file__).parents[1] / "docs"
-PAGE: Final = DOCS / "text-mechanisms.md"
+PAGES: Final = (DOCS / "text-mechanisms.md", DOCS / "adr" / "0016-exact-token-sampling.md")
 RECORDS: Final = ("text_privacy", "token_draws")
 SHOWN: Final = {
     "plain": (1, 6, 8, 10, 12, 30),
@@ -137,4 +137,5 @@ def filled(page: str, records: Records) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(filled(PAGE.read_text("utf-8"), load()), "utf-8")
+    for path in PAGES:
+        path.write_text(filled(path.read_text("utf-8"), load()), "utf-8")
