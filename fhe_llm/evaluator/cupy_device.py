@@ -206,7 +206,7 @@ class CupyDevice:
         module.compile()
         for name in KERNELS[file]:
             kernel: Any = module.get_function(name)
-            shared = SHARED_BYTES.get(name, lambda _: 0)(preset)
+            shared = SHARED_BYTES[name](preset) if name in SHARED_BYTES else 0
             if shared > SHARED_WITHOUT_ASKING:
                 kernel.max_dynamic_shared_size_bytes = shared
             yield name, kernel
