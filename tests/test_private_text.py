@@ -173,7 +173,7 @@ def test_threads_share_a_model_and_no_conversation_takes_part_in_another(
     provider_server.always(lambda request: Reply(text=f"It was {len(request.json['messages'])}."))
 
     def talk(n: int) -> tuple[str, str]:
-        first: Messages = [{"role": "user", "content": setting.canaries.text(n)}]
+        first: Messages = [{"role": "user", "content": setting.canaries.text(n) + " old" * n}]
         said = model.chat(first).text
         more: Messages = [*first, {"role": "assistant", "content": said}, {"role": "user", "content": "why?"}]
         return said, model.chat(more).text
