@@ -30,7 +30,7 @@ LOCALES: Final = {
 """Locales of the documents and the language of their templates."""
 
 FOREIGN: Final = {"sv_SE": "en", "pl_PL": "en", "en_IN": "en", "tr_TR": "en", "pt_BR": "en"}
-"""Locales whose names, numbers and addresses the recognisers have no lists for, in English letters."""
+"""Locales for whose addresses, telephones and words the recognisers were not made, in English text."""
 
 _HEAD: Final = re.compile(r"^# (\w+) (\w+)\n", re.MULTILINE)
 _SLOT: Final = re.compile(r"\{(!?)([a-zA-Z]+)([0-9]?)(_line)?\}")
