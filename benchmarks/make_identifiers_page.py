@@ -34,16 +34,22 @@ def measured(record: dict[str, Any]) -> str:
         f"Measured {record['date'][:10]} at commit `{record['commit']}` with Faker {record['software']['faker']}, "
         f"phonenumbers {record['software']['phonenumbers']}; seed {record['seed']}.",
         _table(
-            ("type", "planted", "recall", "precision", "F1", "recall, overlap", "precision, overlap", "leaked"),
+            (
+                "type",
+                "planted",
+                "recall",
+                "precision",
+                "F1",
+                "recall, overlap",
+                "precision, overlap",
+                "leaked",
+            ),
             _rows(ours),
         ),
         "By locale, all types:",
         _table(
             ("locale", "planted", "recall", "precision", "leaked"),
-            (
-                (name, *_short(score))
-                for name, score in record["by_locale"].items()
-            ),
+            ((name, *_short(score)) for name, score in record["by_locale"].items()),
         ),
         f"Locales for whose addresses, national telephone numbers and words nothing was made ({', '.join(record['foreign']['locales'])}; "
         f"English text, {record['foreign']['documents']} documents):",
