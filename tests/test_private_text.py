@@ -28,6 +28,7 @@ from private_text_kit import (
 from provider_server import Failure, ProviderServer, Received, Reply
 
 from fhe_llm.errors import BudgetExhaustedError, FheLlmError, ProviderError
+from fhe_llm.privacy import InferDpt
 from fhe_llm.privacy.text_tokens import tokens_of
 from fhe_llm.providers import PrivateProviderLLM
 from fhe_llm.providers.guards import MechanismGuard
@@ -152,6 +153,32 @@ def test_what_was_spent_is_every_draw_and_no_retry(provider_server: ProviderServ
     spent = {balance.window: balance.spent for balance in setting.account.balances()}
     assert spent["day"] == tokens * EPSILON * 10**6
     assert len(setting.mechanism.drawn) == 7  # a system message and questions 0, 1, 2, 2, 2, 3
+
+
+@pytest.mark.parametrize("way", ["core stream", "core achat", "langchain invoke", "llamaindex achat"])
+def test_an_answer_that_holds_the_prompt_does_not_take_it_along(
+    provider_server: ProviderServer, begin: Begin, way: str
+) -> None:
+    """The pattern of InferDPT: an answer is re-written against the original, and the conversation goes on with it."""
+    setting, _ = begin(way)
+    mechanism = InferDpt(setting.mechanism, lambda prompt: f"Rewritten. {prompt}")
+    front = FRONTS[way](setting, mechanism=mechanism, budget=setting.account)
+    provider_server.always(Reply(text="A remote answer."))
+    history: Messages = [{"role": "user", "content": setting.canaries.text(0)}]
+    shown = front.ask(history)
+    assert setting.canaries.text(0) in shown
+    assert "A remote answer." in shown
+    front.ask(
+        [
+            *history,
+            {"role": "assistant", "content": shown},
+            {"role": "user", "content": setting.canaries.text(1)},
+        ]
+    )
+    accounted(provider_server, setting.mechanism.drawn, setting.canaries)
+    turns = provider_server.received[1].json["messages"]
+    assert [turn["content"] for turn in turns[1:2]] == ["A remote answer."]
+    front.made[0].close()
 
 
 class _Leaking(MechanismGuard):
