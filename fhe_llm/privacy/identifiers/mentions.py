@@ -78,8 +78,8 @@ class People:
 def mentions(text: str, words: Iterable[str]) -> Iterator[Identifier]:
     """Capitalised words of ``text`` that are a known person's, neighbours joined by a space taken together.
 
-    Words of no name (:func:`is_no_name`) are no mention, nor those that begin sentences (:func:`begins_sentences`) where
-    one begins. Particles of the name before the word belong to the mention.
+    Words of no name (:func:`is_no_name`) are no mention, nor those that begin sentences (:func:`begins_sentences`)
+    where one begins. Particles of the name before the word belong to the mention.
     """
     known = frozenset(words)
     if not known:

@@ -37,7 +37,13 @@ class PersonNameRecogniser:
 
     Behind a title, a label, an introduction or a greeting and in a signature any capitalised words count; elsewhere a
     known first name, with the words behind it or alone; alone it must be no word of another meaning.
+
+    ``eager``: elsewhere two or more capitalised words in a row count whatever they are, unless one of them heads fields
+    or belongs to a company. It finds names that are on no list, and replaces many products, places and headings.
     """
+
+    def __init__(self, *, eager: bool = False) -> None:
+        self._eager = eager
 
     entity_types: ClassVar = frozenset({"PERSON"})
 
@@ -56,7 +62,10 @@ class PersonNameRecogniser:
             (*span, HEURISTIC) for m in forms.addressee.finditer(text) for span in _whole_line(_words(m))
         }
         found |= {(*span, HEURISTIC) for m in forms.letterhead.finditer(text) for span in _headed(_words(m))}
-        found |= {(*span, HEURISTIC) for m in forms.capitalised.finditer(text) for span in _unannounced(m)}
+        for match in forms.capitalised.finditer(text):
+            found |= {(*span, HEURISTIC) for span in _unannounced(match)}
+            if self._eager:
+                found |= {(*span, HEURISTIC) for span in _in_a_row(_words(match))}
         found |= {
             (match.start(1), match.end(2), HEURISTIC)
             for match in forms.reversed.finditer(text)
@@ -180,6 +189,15 @@ def _unannounced(match: re.Match[str]) -> Iterator[tuple[int, int]]:
         and _trimmed(words) == words
     ):
         yield words[0].start(), words[1].end()
+
+
+def _in_a_row(words: Words) -> Iterator[tuple[int, int]]:
+    """Two words or more that belong to no field or company, known or not."""
+    while words and (is_no_name(words[0][0]) or announces(words[0][0])):
+        words = words[1:]
+    words = _trimmed(words, told=True)
+    if len(words) > 1:
+        yield words[0].start(), words[-1].end()
 
 
 def _listed(words: Words, *, begins: bool) -> Iterator[tuple[int, int]]:
