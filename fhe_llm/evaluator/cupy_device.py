@@ -205,8 +205,8 @@ class CupyDevice:
         module = self.cupy.RawModule(code=source(file), options=options, backend="nvrtc")
         module.compile()
         for name in KERNELS[file]:
-            kernel, shared = module.get_function(name), SHARED_BYTES.get(name, lambda _: 0)(preset)
-            if shared > SHARED_WITHOUT_ASKING:
+            kernel = module.get_function(name)
+            if name in SHARED_BYTES and (shared := SHARED_BYTES[name](preset)) > SHARED_WITHOUT_ASKING:
                 kernel.max_dynamic_shared_size_bytes = shared
             yield name, kernel
 
