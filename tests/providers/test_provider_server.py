@@ -160,7 +160,7 @@ ANTHROPIC_CLASSES = {
     404: anthropic.NotFoundError,
     409: anthropic.ConflictError,
     429: anthropic.RateLimitError,
-    529: getattr(anthropic, "OverloadedError", anthropic.APIStatusError),
+    529: anthropic.OverloadedError,
 }
 
 
