@@ -87,7 +87,7 @@ def _filled(
         if not line.startswith("?") or draw.random() < 0.5
     )
     template = re.sub(r"\[\[(.*?)\]\]", lambda match: draw.choice(match[1].split("|")), template)
-    text, planted, at = "", [], 0
+    text, planted, at, person = "", list[Planted](), 0, (False, "")
     for slot in _SLOT.finditer(template):
         text += template[at : slot.start()]
         at = slot.end()
@@ -96,6 +96,14 @@ def _filled(
         value = maker()
         value = ", ".join(value.split("\n")) if line else value
         if not decoy:
-            planted.append(Planted(len(text), len(text) + len(value), KINDS[name.lower()]))
+            one = Planted(len(text), len(text) + len(value), KINDS[name.lower()])
+            begun = _name_begun(planted, text, person == (True, number) and KINDS[name.lower()] == "PERSON")
+            planted.append(Planted(planted.pop().start, one.end, "PERSON") if begun else one)
+        person = not decoy and name in ("first", "last"), number
         text += value
     return Document(text + template[at:], tuple(planted), kind, locale)
+
+
+def _name_begun(planted: list[Planted], text: str, same_person: bool) -> bool:
+    """Whether what is planted next goes on with the name before it: ``{first2} {last2}`` and ``{last}, {first}``."""
+    return same_person and bool(planted) and text[planted[-1].end :] in (" ", ", ")

@@ -1,7 +1,7 @@
 """Recall, precision and leaks of the identifier recognisers on documents with planted identifiers.
 
 ``python benchmarks/identifiers.py [--documents 200] [--output docs/results/identifiers.json]`` measures on the judging
-templates and seed; ``--tune --show`` works on the tuning ones and lists what leaked and what was replaced wrongly.
+templates and seed; ``--tune`` works on the tuning ones and lists what leaked and what was replaced wrongly.
 The recognisers were improved on the tuning templates and seed only.
 """
 
@@ -23,6 +23,7 @@ from identifier_scores import Judged, judged
 from fhe_llm.cli.bench.record import keep, record
 from fhe_llm.privacy import Pseudonymiser
 from fhe_llm.privacy.identifiers.defaults import default_recognisers
+from fhe_llm.privacy.identifiers.person_names import PersonNameRecogniser
 
 TUNE_SEED = 1
 JUDGE_SEED = 20_240_601
@@ -30,14 +31,20 @@ PACKAGES = ("faker", "phonenumbers", "names", "presidio-analyzer")
 
 
 def sets_of_recognisers() -> dict[str, Callable[[], Pseudonymiser]]:
-    """Ours alone; and with Presidio installed, its patterns alone (no model) and both together."""
-    made: dict[str, Callable[[], Pseudonymiser]] = {"patterns": Pseudonymiser}
+    """Ours alone, and eager for names; with Presidio installed, its patterns alone (no model) and with ours."""
+    made: dict[str, Callable[[], Pseudonymiser]] = {"patterns": Pseudonymiser, "eager": eager}
     if find_spec("presidio_analyzer"):
         from fhe_llm.privacy.identifiers.presidio import PresidioRecogniser
 
         made["presidio"] = lambda: Pseudonymiser([PresidioRecogniser()])
         made["patterns+presidio"] = lambda: Pseudonymiser([*default_recognisers(), PresidioRecogniser()])
     return made
+
+
+def eager() -> Pseudonymiser:
+    """The default recognisers with names found eagerly."""
+    others = [one for one in default_recognisers() if not isinstance(one, PersonNameRecogniser)]
+    return Pseudonymiser([*others, PersonNameRecogniser(eager=True)])
 
 
 def figures(count: int) -> dict[str, Any]:
@@ -85,11 +92,12 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=200)
     parser.add_argument("--tune", action="store_true", help="work on the tuning templates and seed")
     parser.add_argument("--foreign", action="store_true", help="with --tune: locales without word lists")
+    parser.add_argument("--eager", action="store_true", help="with --tune: names found eagerly")
     parser.add_argument("--output", type=Path)
     chosen = parser.parse_args()
     if chosen.tune:
         made = documents(chosen.documents, TUNE_SEED, "tune", FOREIGN if chosen.foreign else LOCALES)
-        show(made, judged(made, Pseudonymiser()))
+        show(made, judged(made, eager() if chosen.eager else Pseudonymiser()))
         return
     result = record("identifiers", None, figures(chosen.documents))
     result["software"] |= {

@@ -16,9 +16,10 @@ RECORD: Final = DOCS / "results" / "identifiers.json"
 BEGIN: Final = "<!-- made by benchmarks/make_identifiers_page.py: begin -->\n"
 END: Final = "<!-- made by benchmarks/make_identifiers_page.py: end -->\n"
 _NAMES: Final = {
-    "patterns": "default recognisers",
+    "patterns": "default",
+    "eager": "default, names eagerly",
     "presidio": "Presidio's patterns alone",
-    "patterns+presidio": "both",
+    "patterns+presidio": "default and Presidio's patterns",
 }
 
 
@@ -34,35 +35,41 @@ def measured(record: dict[str, Any]) -> str:
         f"Measured {record['date'][:10]} at commit `{record['commit']}` with Faker {record['software']['faker']}, "
         f"phonenumbers {record['software']['phonenumbers']}; seed {record['seed']}.",
         _table(
-            ("type", "planted", "recall", "precision", "F1", "recall, overlap", "precision, overlap", "leaked"),
+            (
+                "type",
+                "planted",
+                "recall",
+                "precision",
+                "F1",
+                "recall, overlap",
+                "precision, overlap",
+                "leaked",
+            ),
             _rows(ours),
         ),
         "By locale, all types:",
         _table(
             ("locale", "planted", "recall", "precision", "leaked"),
-            (
-                (name, *_short(score))
-                for name, score in record["by_locale"].items()
-            ),
+            ((name, *_short(score)) for name, score in record["by_locale"].items()),
         ),
-        f"Locales for whose addresses, national telephone numbers and words nothing was made ({', '.join(record['foreign']['locales'])}; "
-        f"English text, {record['foreign']['documents']} documents):",
+        "Locales for whose addresses, national telephone numbers and words nothing was made "
+        f"({', '.join(record['foreign']['locales'])}; English text, {record['foreign']['documents']} documents):",
         _table(
             ("type", "planted", "recall", "precision", "leaked"),
             ((name, *_short(score)) for name, score in _scores(record["foreign"])),
         ),
     ]
-    if len(sets) > 1:
-        parts += [
-            "With [Presidio](#presidio), all types; its patterns know no names, addresses or dates of birth:",
-            _table(
-                ("recognisers", "planted", "recall", "precision", "leaked", "restored exactly"),
-                (
-                    (_NAMES[name], *_short(made["all"]), f"{made['restored_exactly']} of {made['documents']}")
-                    for name, made in sets.items()
-                ),
+    parts += [
+        "Other sets of recognisers on the same documents, all types. Presidio's patterns know no names, addresses or "
+        "dates of birth:",
+        _table(
+            ("recognisers", "planted", "recall", "precision", "leaked", "restored exactly"),
+            (
+                (_NAMES[name], *_short(made["all"]), f"{made['restored_exactly']} of {made['documents']}")
+                for name, made in sets.items()
             ),
-        ]
+        ),
+    ]
     return "\n".join(f"{part.strip()}\n" for part in parts)
 
 

@@ -34,7 +34,8 @@ def ranged(value: Mapping[str, float], *, percent: bool = True) -> str:
     """Mean and 95 % interval."""
     if percent:
         return f"{value['mean']:.0%} ({value['low']:.0%}–{value['high']:.0%})"
-    return f"{value['mean']:.2f} ({value['low']:.2f}–{value['high']:.2f})"
+    mean, low, high = (round(value[name], 2) + 0.0 for name in ("mean", "low", "high"))  # no -0.00
+    return f"{mean:.2f} ({low:.2f}–{high:.2f})"
 
 
 def text(records: Records) -> str:

@@ -23,6 +23,7 @@ from fhe_llm.params import PRESETS
 PRESET = PRESETS["default"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(compiler() is None, reason="needs a C++ compiler")
 def test_every_figure_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -52,7 +52,9 @@ def test_an_interval_holds_at_the_ends() -> None:
     assert some["high"] - 0.5 == pytest.approx(1.96 * 0.5025 / 10, abs=1e-3)
 
 
-def test_without_noise_everything_is_found_and_with_much_nothing(table: EmbeddingTable, corpus: Corpus) -> None:
+def test_without_noise_everything_is_found_and_with_much_nothing(
+    table: EmbeddingTable, corpus: Corpus
+) -> None:
     clear = perturbed(corpus, TokenMechanism(60.0, table=table, near=1), 1)
     assert clear["similarity"]["mean"] == 1.0
     assert clear["accuracy"] == interval(corpus.right(corpus.vectors[corpus.tested]), share=True)

@@ -205,9 +205,8 @@ class CupyDevice:
         module = self.cupy.RawModule(code=source(file), options=options, backend="nvrtc")
         module.compile()
         for name in KERNELS[file]:
-            kernel: Any = module.get_function(name)
-            shared = SHARED_BYTES[name](preset) if name in SHARED_BYTES else 0
-            if shared > SHARED_WITHOUT_ASKING:
+            kernel = module.get_function(name)
+            if name in SHARED_BYTES and (shared := SHARED_BYTES[name](preset)) > SHARED_WITHOUT_ASKING:
                 kernel.max_dynamic_shared_size_bytes = shared
             yield name, kernel
 

@@ -9,4 +9,11 @@ from fhe_llm.privacy.identifiers.defaults import default_recognisers
 from fhe_llm.privacy.identifiers.listed import ListedRecogniser
 from fhe_llm.privacy.identifiers.pseudonyms import Pseudonymiser, Pseudonyms
 
-__all__ = ["Identifier", "ListedRecogniser", "Pseudonymiser", "Pseudonyms", "Recogniser", "default_recognisers"]
+__all__ = [
+    "Identifier",
+    "ListedRecogniser",
+    "Pseudonymiser",
+    "Pseudonyms",
+    "Recogniser",
+    "default_recognisers",
+]

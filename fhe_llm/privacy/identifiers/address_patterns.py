@@ -16,7 +16,8 @@ _PARTICLE: Final = (
     "|op|aan|sur|sous|lès|y|e|of|the)[ ]|(?:d|l|nell|dell)['’])"
 )
 _NAME: Final = rf"(?:{_PARTICLE}){{0,2}}{_WORD}(?:[ ](?:{_PARTICLE}){{0,3}}{_WORD}){{0,4}}"
-_TOWN: Final = rf"{_WORD}(?:[ ](?:{_PARTICLE}){{0,2}}{_WORD}){{0,4}}(?: \([A-Z]{{2}}\))?"
+_TOWN_WORD: Final = rf"(?:{_CAPITAL}[\w'’]{{0,2}}\.(?= )|{_CAPITAL}[\w'’-]{{0,30}})"
+_TOWN: Final = rf"{_TOWN_WORD}(?:[ ](?:{_PARTICLE}){{0,2}}{_TOWN_WORD}){{0,4}}(?: \([A-Z]{{2}}\))?"
 _GAP: Final = r"(?:[ \t]{0,3},[ \t]{0,3}\n?[ \t]{0,8}|[ \t]{0,3}\n[ \t]{0,8}|[ \t]{1,3}(?:in )?(?=[0-9A-Z]))"
 _UNIT: Final = (
     "(?:(?i:apt|apartment|suite|ste|unit|flat|studio|floor|room|puerta|piso|appartamento|apto|piano|wohnung)"

@@ -26,17 +26,19 @@ _DATE: Final = re.compile(
     re.IGNORECASE,
 )
 _BIRTH: Final = re.compile(
-    r"\b(?:birth ?date|date of birth|birth ?day|birth|born|d\.?o\.?b|geburtsdatum|geboren|geburtstag|geb"
-    r"|née?|naissance|naci(?:do|da|ó|miento)|fecha de nacimiento|nat[oa]|nascita|nascid[oa]|nascimento"
+    r"\b(?:birth ?date|date of birth|birth ?day|birth|born|d\.?o\.?b|geburtsdatum|geboren|geburtstag|geburtsdaten|geb"
+    r"|née?|naissance|nac(?:ido|ida|ió|í|imiento)|fecha de nacimiento|nat[oa]|nascita|nascid[oa]|nascimento"
     r"|geboortedatum|geboortedag)\b",
     re.IGNORECASE,
 )
 _WINDOW: Final = 40
+_QUESTION: Final = 160
 
 
 class BirthDateRecogniser:
     """Dates within 40 characters behind a word about birth in English, German, French, Spanish, Italian, Portuguese or
-    Dutch, on the same line or the next, without another date between."""
+    Dutch, on the same line or the next, without another date between; and those in
+    the answer to a question about birth in the line before."""
 
     entity_types: ClassVar = frozenset({"BIRTHDATE"})
 
@@ -44,7 +46,15 @@ class BirthDateRecogniser:
         """See :meth:`Recogniser.find`."""
         found, past = [], 0
         for match in _DATE.finditer(text):
-            if _BIRTH.search(text, max(past, match.start() - _WINDOW), match.start()):
+            if _is_of_birth(text, past, match.start()):
                 found.append(Identifier(match.start(), match.end(), "BIRTHDATE", PATTERN))
             past = match.end()
         return found
+
+
+def _is_of_birth(text: str, past: int, start: int) -> bool:
+    if _BIRTH.search(text, max(past, start - _WINDOW), start):
+        return True
+    line = text.rfind("\n", max(past, start - _WINDOW), start)
+    question = text[max(past, line - _QUESTION) : line].rpartition("\n")[2] if line > 0 else ""
+    return "?" in question and bool(_BIRTH.search(question))

@@ -42,6 +42,16 @@ def is_no_name(word: str) -> bool:
     return folded(word) in _folded_entries("not_names")
 
 
+def begins_sentences(word: str) -> bool:
+    """Whether the first name is also a word that sentences begin with: Will, May, So."""
+    return folded(word) in _folded_entries("sentence_words")
+
+
+def announces(word: str) -> bool:
+    """Whether the word stands before names without being one: a title, a label, a relation."""
+    return word.casefold().rstrip(".") in _announcing()
+
+
 def is_ambiguous(word: str) -> bool:
     """Whether the first name is also a word, a month or a place."""
     return folded(word) in _folded_entries("ambiguous_first_names")
@@ -60,6 +70,12 @@ def _surnames() -> frozenset[str]:
 @cache
 def _common_surnames() -> frozenset[str]:
     return frozenset(_census_lines("dist.all.last")[:_COMMON])
+
+
+@cache
+def _announcing() -> frozenset[str]:
+    lists = ("titles", "name_labels", "relations", "introductions", "weak_introductions")
+    return frozenset(entry.split()[-1].casefold().rstrip(".") for name in lists for entry in entries(name))
 
 
 @cache

@@ -32,7 +32,9 @@ class ListedRecogniser:
                 )
             self._by_first.setdefault(words[0], []).append(words)
         if not self._by_first:
-            raise PrivacyParameterError("cannot recognise listed words: the list is empty. Name at least one.")
+            raise PrivacyParameterError(
+                "cannot recognise listed words: the list is empty. Name at least one."
+            )
         for sharing in self._by_first.values():
             sharing.sort(key=len, reverse=True)
 

@@ -8,12 +8,20 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from fhe_llm.privacy.identifiers.contract import HEURISTIC, Identifier
-from fhe_llm.privacy.identifiers.gazetteer import is_ambiguous, is_common_surname, is_no_name
+from fhe_llm.privacy.identifiers.gazetteer import (
+    begins_sentences,
+    is_common_surname,
+    is_first_name,
+    is_no_name,
+)
 
 _DENSE: Final = frozenset({"CARD", "IBAN", "PHONE", "NATIONALID"})
 _NAME_WORD: Final = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 _SPACES: Final = re.compile(r"[\W_]+")
 _MIN_LETTERS: Final = 3
+_PARTICLES: Final = re.compile(
+    r"(?<![^\W_])(?:(?:van|von|vom|zu|zum|zur|ter|ten|de|den|der|da|di|del|du|le|la)[ ]){1,3}$", re.I
+)
 _WITHIN_SENTENCE: Final = re.compile(r"[^\W_A-Z][ ]|, ")
 
 
@@ -70,7 +78,8 @@ class People:
 def mentions(text: str, words: Iterable[str]) -> Iterator[Identifier]:
     """Capitalised words of ``text`` that are a known person's, neighbours joined by a space taken together.
 
-    Words of no name (:func:`is_no_name`) are no mention, ambiguous ones at the beginning of a sentence neither.
+    Words of no name (:func:`is_no_name`) are no mention, nor those that begin sentences (:func:`begins_sentences`)
+    where one begins. Particles of the name before the word belong to the mention.
     """
     known = frozenset(words)
     if not known:
@@ -85,7 +94,14 @@ def mentions(text: str, words: Iterable[str]) -> Iterator[Identifier]:
             continue
         if start >= 0:
             yield Identifier(start, end, "PERSON", HEURISTIC)
-        start, end = match.start(), match.start() + len(word)
+        particles = _PARTICLES.search(text, max(0, match.start() - 16), match.start())
+        led = (
+            particles is not None
+            and not is_first_name(word)
+            and any(one[0].isupper() or one in known for one in particles[0].split())
+        )
+        start = particles.start() if particles and led else match.start()
+        end = match.start() + len(word)
     if start >= 0:
         yield Identifier(start, end, "PERSON", HEURISTIC)
 
@@ -95,4 +111,4 @@ def _mentions_somebody(text: str, start: int, word: str, known: frozenset[str]) 
         return False
     if is_no_name(word) and not is_common_surname(word):
         return False
-    return not is_ambiguous(word) or bool(_WITHIN_SENTENCE.match(text[max(0, start - 2) : start]))
+    return not begins_sentences(word) or bool(_WITHIN_SENTENCE.match(text[max(0, start - 2) : start]))

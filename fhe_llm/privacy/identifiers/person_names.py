@@ -9,6 +9,7 @@ from typing import ClassVar, Final
 
 from fhe_llm.privacy.identifiers.contract import HEURISTIC, Identifier
 from fhe_llm.privacy.identifiers.gazetteer import (
+    announces,
     is_ambiguous,
     is_common_surname,
     is_first_name,
@@ -24,6 +25,7 @@ _CAPITAL_PARTICLES: Final = frozenset(
     {"Le", "La", "De", "Di", "Du", "Da", "Del", "Des", "Van", "Von", "El", "Las", "Los"}
 )
 _INITIAL: Final = re.compile(r"([^\W\d_]+) [A-Z]\. $")
+_WITHIN: Final = re.compile(r"[^\W_][,;]? $")
 _TITLE: Final = re.compile(rf"{alternation('titles')}\.?")
 _COMPANY: Final = re.compile(rf"[ ,]{{1,2}}{alternation('company_marks')}(?![^\W_])")
 
@@ -35,7 +37,13 @@ class PersonNameRecogniser:
 
     Behind a title, a label, an introduction or a greeting and in a signature any capitalised words count; elsewhere a
     known first name, with the words behind it or alone; alone it must be no word of another meaning.
+
+    ``eager``: elsewhere two or more capitalised words in a row count whatever they are, unless one of them heads fields
+    or belongs to a company. It finds names that are on no list, and replaces many products, places and headings.
     """
+
+    def __init__(self, *, eager: bool = False) -> None:
+        self._eager = eager
 
     entity_types: ClassVar = frozenset({"PERSON"})
 
@@ -54,7 +62,10 @@ class PersonNameRecogniser:
             (*span, HEURISTIC) for m in forms.addressee.finditer(text) for span in _whole_line(_words(m))
         }
         found |= {(*span, HEURISTIC) for m in forms.letterhead.finditer(text) for span in _headed(_words(m))}
-        found |= {(*span, HEURISTIC) for m in forms.capitalised.finditer(text) for span in _unannounced(m)}
+        for match in forms.capitalised.finditer(text):
+            found |= {(*span, HEURISTIC) for span in _unannounced(match)}
+            if self._eager:
+                found |= {(*span, HEURISTIC) for span in _in_a_row(_words(match))}
         found |= {
             (match.start(1), match.end(2), HEURISTIC)
             for match in forms.reversed.finditer(text)
@@ -96,8 +107,8 @@ def _belongs(words: Words, at: int, *, told: bool) -> bool:
     if word.islower() or not is_no_name(word):
         return True
     if not at:
-        return False
-    before = words[at - 1][0]
+        return told and is_common_surname(word)
+    before = next((one[0] for one in reversed(words[:at]) if not one[0].endswith(".")), word)
     follows = at + 1 < len(words) and not is_no_name(words[at + 1][0])
     if word in _CAPITAL_PARTICLES and follows:
         return True
@@ -107,6 +118,9 @@ def _belongs(words: Words, at: int, *, told: bool) -> bool:
 def _told(words: Words) -> Iterator[tuple[int, int]]:
     """All of them: what stands before says that they are a name."""
     words = _trimmed(words, told=True)
+    first = next((at for at, word in enumerate(words) if not word[0].islower()), 0)
+    if words and is_first_name(words[first][0]):
+        words = words[first:]
     if any(not word[0].endswith(".") and len(word[0]) > 1 for word in words):
         yield words[0].start(), words[-1].end()
 
@@ -142,6 +156,9 @@ def _speakers(text: str) -> Iterator[tuple[int, int]]:
         words for before, words in zip([[], *lines], lines, strict=False) if _said(before) != _said(words)
     ]
     often = Counter(map(_said, turns))
+    for match in person_patterns().stamped.finditer(text):
+        if (words := _words(match)) and _trimmed(words) == words:
+            yield words[0].start(), words[-1].end()
     for words in lines:
         names = _trimmed(words) == words or (len(words) == 1 and is_first_name(words[0][0]))
         if often[_said(words)] > 1 and names:
@@ -155,22 +172,49 @@ def _said(words: Words) -> str:
 def _unannounced(match: re.Match[str]) -> Iterator[tuple[int, int]]:
     """Names in a row of capitalised words that nothing announces."""
     words = _words(match)
-    yield from _listed(words)
+    begins = not _WITHIN.search(match.string, max(0, match.start() - 4), match.start())
+    yield from _listed(words, begins=begins)
     while words and is_no_name(words[0][0]):
         words = words[1:]
+        begins = False
     if len(words) == 1 and is_first_name(words[0][0]) and not is_ambiguous(words[0][0]):
-        yield words[0].start(), words[0].end()
+        title = _TITLE.fullmatch(match.string, words[0].start(), words[0].end() + 1)
+        if not (title and title[0].endswith(".")):
+            yield words[0].start(), words[0].end()
+    if (
+        len(words) == 2
+        and not begins
+        and not announces(words[0][0])
+        and is_surname(words[1][0])
+        and _trimmed(words) == words
+    ):
+        yield words[0].start(), words[1].end()
 
 
-def _listed(words: Words) -> Iterator[tuple[int, int]]:
-    """A first name with what follows it, anywhere in a row of capitalised words."""
+def _in_a_row(words: Words) -> Iterator[tuple[int, int]]:
+    """Two words or more that belong to no field or company, known or not."""
+    while words and (is_no_name(words[0][0]) or announces(words[0][0])):
+        words = words[1:]
+    words = _trimmed(words, told=True)
+    if len(words) > 1:
+        yield words[0].start(), words[-1].end()
+
+
+def _listed(words: Words, *, begins: bool) -> Iterator[tuple[int, int]]:
+    """A first name with what follows it, anywhere in a row of capitalised words, and with the word before unless that
+    ``begins`` a sentence."""
     at = 0
     while at < len(words) - 1:
         first = words[at][0]
         rest = _trimmed(words[at : at + _MOST_WORDS])[1:]
         last = rest[-1][0].rstrip(".") if rest else ""
-        usable = is_first_name(first) and not is_no_name(first) and not _TITLE.fullmatch(first)
+        usable = is_first_name(first) and not is_no_name(first) and not announces(first)
         if usable and len(last) > 1 and (is_surname(last) or not is_ambiguous(first)):
-            yield words[at].start(), rest[-1].end()
+            before = at - 1 if at > begins and _may_lead(words[at - 1][0]) else at
+            yield words[before].start(), rest[-1].end()
             at += len(rest)
         at += 1
+
+
+def _may_lead(word: str) -> bool:
+    return not (is_no_name(word) or word.islower() or announces(word))

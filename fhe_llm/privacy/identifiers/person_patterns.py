@@ -13,7 +13,7 @@ from fhe_llm.privacy.identifiers.word_lists import alternation
 _CAPITAL: Final = r"[^\W\d_a-zß-öø-ÿα-ωά-ώа-џ]"
 _WORD: Final = rf"{_CAPITAL}[^\W\d_]{{0,30}}(?:['’-](?!s\b)[^\W\d_]{{1,30}}){{0,3}}"
 _PARTICLE: Final = (
-    "(?:van|von|vom|zu|zum|zur|de|der|den|del|della|delle|dei|di|da|do|dos|das|du|des|la|le|el|al|bin|ibn|ter|ten|te"
+    "(?:van|von|vom|zu|zum|zur|de|der|den|del|della|delle|dei|di|da|do|dos|du|des|la|le|el|al|bin|ibn|ter|ten|te"
     "|y|e|af|av)"
 )
 _INITIALS: Final = rf"(?:{_CAPITAL}\.){{1,3}}(?!\w)"
@@ -40,6 +40,7 @@ class PersonPatterns:
     signed: re.Pattern[str]
     maybe_introduced: re.Pattern[str]
     speaking: re.Pattern[str]
+    stamped: re.Pattern[str]
     letterhead: re.Pattern[str]
     reversed: re.Pattern[str]
     capitalised: re.Pattern[str]
@@ -58,6 +59,7 @@ def person_patterns() -> PersonPatterns:
         rf"(?:^|(?<=[|,;(\t])|(?<=- ))[ \t>#*_]{{0,6}}(?i:(?:the )?{alternation('name_labels')}(?: name)?)\b"
         r"(?:\([a-z]{1,3}\))?[*_]{0,3}[ \t]{0,3}:[*_]{0,3}[ \t]{0,4}\n?[ \t]{0,8}"
     )
+    stamp = r"[\[(]?[0-9]{1,2}:[0-9]{2}(?::[0-9]{2})?(?: ?[AaPp][Mm])?[\])]?"
     clock = r"(?:[\[(]?[0-9]{1,2}[:.][0-9]{2}(?:[:.][0-9]{2})?(?: ?[AaPp][Mm])?[\])]?[ \t–—-]{1,3})?"
     sources = {
         "titled": rf"(?<![\w.]){titles}{{1,3}}({_LED})",
@@ -73,6 +75,7 @@ def person_patterns() -> PersonPatterns:
         "signed": rf"{closing}[ \t>*–—-]{{0,6}}{name}",
         "maybe_introduced": rf"\b(?i:{alternation('weak_introductions')})[ \t]{{1,3}}({_NAME})",
         "speaking": rf"{_LINE}{clock}<?({_NAME})>?[*]{{0,2}}(?=[ \t]{{0,2}}(?:\([^()\n]{{0,20}}\))?:[ \t*])",
+        "stamped": rf"{_LINE}({_NAME})[ \t,]{{1,3}}{stamp}[ \t]{{0,4}}$",
         "letterhead": rf"{_LINE}({_NAME})[ \t*]{{0,4}}\n(?=[^\n]{{0,120}}(?:@|[0-9]))",
         "reversed": rf"(?:^|(?<=[:;|]))[ \t]{{0,4}}({_WORD}), ({_WORD}(?: {_PART})?)(?=[ \t]{{0,4}}(?:$|[;|(]))",
         "capitalised": rf"(?<![\w@'’/-])({_NAME})(?![\w@]|['’-](?!s\b)\w)",

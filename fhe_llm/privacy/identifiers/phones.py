@@ -30,7 +30,10 @@ _OTHER_FORM: Final = re.compile(
 )
 # versions, of which a part has one digit; numbers in a list
 _SEVERAL: Final = re.compile(r"\.[0-9](?:[ .]|$)|/[^/]*/")
-_WINDOW: Final = 40
+_OTHER_NUMBER: Final = re.compile(r"(?:#[0-9 -]{0,20}|(?<![^\W_])[A-Z]{2}[0-9]{2} )$")
+_BEHIND_MAIL: Final = re.compile(r"@[\w.-]{3,60}>?[,;|/ ]{1,4}$")
+_WINDOW: Final = 80
+_MOST_NATIONAL_DIGITS: Final = 13
 
 
 @cache
@@ -85,11 +88,14 @@ class PhoneRecogniser:
         phone, other = _cues()
         if self._international(number):
             return PATTERN
-        if other.search(text, before, start):
+        if other.search(text, before, start) or _OTHER_NUMBER.search(text, before, start):
+            return 0
+        if digits > _MOST_NATIONAL_DIGITS and not re.search("[xX]", number) and not number.startswith("00"):
             return 0
         if _NORTH_AMERICA.fullmatch(number) or self._valid(number):
             return PATTERN
-        return HEURISTIC if phone.search(text, before, start) else 0
+        announced = phone.search(text, before, start) or _BEHIND_MAIL.search(text, before, start)
+        return HEURISTIC if announced else 0
 
     def _international(self, number: str) -> bool:
         if "+" not in number[:2]:

@@ -40,3 +40,10 @@ def test_other_dates_stay(text: str) -> None:
 
 def test_a_date_behind_a_date_of_birth_is_another() -> None:
     assert found(DATES, "born 1980-05-17, admitted on 2024-01-02") == ["1980-05-17"]
+
+
+def test_a_date_in_the_line_behind_a_question_about_birth_is_one() -> None:
+    assert found(
+        DATES, "Support: Your date of birth, and your address, please?\nXylan: it is 1980-05-17, 5 Mill Road"
+    ) == ["1980-05-17"]
+    assert found(DATES, "He told me of his birth at length.\nXylan said nothing and left on 1980-05-17") == []

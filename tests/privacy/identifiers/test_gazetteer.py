@@ -25,6 +25,12 @@ def test_words_with_another_meaning() -> None:
     assert gazetteer.is_ambiguous("May")
     assert gazetteer.is_no_name("Regards")
     assert not gazetteer.is_no_name("Jane")
+    assert gazetteer.is_common_surname("Hall")
+    assert not gazetteer.is_common_surname("Quorbin")
+    assert gazetteer.begins_sentences("Will")
+    assert gazetteer.announces("Kunde")
+    assert gazetteer.announces("Dr.")
+    assert not gazetteer.announces("Jane")
 
 
 def test_without_its_package_the_message_names_the_extra(

@@ -74,7 +74,9 @@ def test_the_two_splits_share_no_template_and_cover_every_kind_of_document() -> 
 
 def test_what_is_planted_stands_where_it_is_said_to_and_has_right_check_digits() -> None:
     made = documents(42, JUDGE_SEED, "judge")
-    planted = [(one.entity_type, document.text[one.start : one.end]) for document in made for one in document.planted]
+    planted = [
+        (one.entity_type, document.text[one.start : one.end]) for document in made for one in document.planted
+    ]
     assert {kind for kind, _ in planted} == set(KINDS.values())
     for kind, text in planted:
         assert text == text.strip()
@@ -90,7 +92,9 @@ def document(text: str, *planted: tuple[int, int, str]) -> Document:
 
 def scored(text: str, planted: tuple[int, int, str], *recognisers: Words) -> dict[str, Any]:
     result = judged([document(text, planted)], Pseudonymiser(list(recognisers)))
-    return {name: value for name, value in result.kinds["NAME"].plain().items() if isinstance(value, int | float)}
+    return {
+        name: value for name, value in result.kinds["NAME"].plain().items() if isinstance(value, int | float)
+    }
 
 
 def test_counts_of_a_whole_a_part_a_wrong_type_and_nothing() -> None:

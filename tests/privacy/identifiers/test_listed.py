@@ -32,7 +32,9 @@ def test_a_single_string_is_one_entry_and_stays_out_of_the_repr() -> None:
     assert repr(ListedRecogniser("PROJECT", "Blue Heron")) == "ListedRecogniser('PROJECT', 1 entries)"
 
 
-@pytest.mark.parametrize(("kind", "entries"), [("project", ["a"]), ("PROJECT", []), ("PROJECT", ["a", " - "])])
+@pytest.mark.parametrize(
+    ("kind", "entries"), [("project", ["a"]), ("PROJECT", []), ("PROJECT", ["a", " - "])]
+)
 def test_lists_that_cannot_be_used_are_refused(kind: str, entries: list[str]) -> None:
     with pytest.raises(PrivacyParameterError, match="cannot"):
         ListedRecogniser(kind, entries)

@@ -67,3 +67,8 @@ def test_mentions_are_capitalised_and_joined_without_the_possessive() -> None:
 def test_words_with_another_meaning_are_no_mention() -> None:
     assert said("May I? The Bank said so.", "may", "bank") == []
     assert said("I asked May. Rita saw Hall.", "may", "hall") == ["May", "Hall"]
+
+
+def test_particles_before_a_known_surname_belong_to_the_mention() -> None:
+    assert said("the parcel is at van Rooij, or Le Goff", "rooij", "van", "goff") == ["van Rooij", "Le Goff"]
+    assert said("the voice of Rooij, een brief van Jane", "rooij", "van", "jane") == ["Rooij", "Jane"]

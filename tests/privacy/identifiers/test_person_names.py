@@ -82,3 +82,23 @@ def test_those_who_speak_again_after_somebody_else_are_people() -> None:
 
 def test_a_lone_first_name_in_running_text_is_one_unless_it_is_a_word_too() -> None:
     assert found(NAMES, "I gave it to Jane and Mark; Susan's is lost.") == ["Jane", "Susan"]
+
+
+def test_eagerly_two_capitalised_words_are_a_name_unless_they_head_a_field_or_a_company() -> None:
+    eager = PersonNameRecogniser(eager=True)
+    text = "Xylan Quorbin paid. Then Xaver van Quorbin came to Order Status and Quorbin GmbH, to Quorbin."
+    assert found(NAMES, text) == []
+    assert found(eager, text) == ["Xylan Quorbin", "Xaver van Quorbin"]
+
+
+def test_a_name_goes_on_over_particles_and_surnames_that_are_words_too() -> None:
+    assert people("entre Anne Le Goff et moi") == ["Anne Le Goff"]
+    assert people("I saw Shannon W. Hall there") == ["Shannon W. Hall"]
+    assert people("Dear Ms Hall,") == ["Hall"]
+    assert people("we met Xylan Tom Jones there") == ["Xylan Tom Jones"]
+
+
+def test_roles_and_stamped_lines_announce_people() -> None:
+    assert people("vertreten durch die Geschäftsführerin Xylan Quorbin,") == ["Xylan Quorbin"]
+    assert people("z. Hd. Xylan Quorbin") == ["Xylan Quorbin"]
+    assert people("Xylan 10:42\nhello\n") == ["Xylan"]
