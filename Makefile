@@ -9,8 +9,12 @@ LOCAL_BENCHES := plaintext product width
 
 # The extra that fits the driver: make test-gpu CUDA=cuda12
 CUDA ?= cuda13
+# The model in the clear on the same GPU; bench-gpu does without where it cannot be installed.
+GPU_PLAINTEXT ?= torch transformers accelerate
+# A machine without a registry: make test-gpu bench-gpu WHEELS=FOLDER uses PYTHON as it is, and what lies in the folder.
+WHEELS ?=
 
-.PHONY: venv clean demo test test-slow test-notebooks test-langchain test-gpu lint bench bench-gpu performance performance-page
+.PHONY: gpu-packages gpu-plaintext venv clean demo test test-slow test-notebooks test-langchain test-gpu lint bench bench-gpu performance performance-page
 
 venv: $(VENV)/.installed
 
@@ -41,17 +45,30 @@ test-notebooks: venv
 test-langchain:
 	bash .ci/langchain
 
-# On a machine with a GPU: everything that needs one, with a record of what ran.
-test-gpu: venv
-	$(BIN)/python -m pip install --quiet --editable ".[dev,$(CUDA)]"
-	$(BIN)/python -m pytest -q -m gpu --require-gpu --gpu-record=$(RESULTS)/gpu-tests.json
+# On a machine with a GPU: everything that needs one, with a record of what ran. It says what is missing before it begins.
+ifeq ($(WHEELS),)
+ON_GPU := $(BIN)/python benchmarks/on_gpu.py
+test-gpu: gpu-packages
+bench-gpu: gpu-packages gpu-plaintext
+else
+ON_GPU := $(PYTHON) benchmarks/on_gpu.py --wheels $(WHEELS)
+endif
 
-bench-gpu: venv
-	$(BIN)/python -m pip install --quiet --editable ".[dev,$(CUDA)]"
-	$(BIN)/python benchmarks/gpu.py --output $(RESULTS)/gpu.json
-	for name in decode prefill concurrency; do \
-		FHE_LLM_DEVICE=cuda $(BIN)/fhe-llm bench $$name --output $(RESULTS)/gpu-$$name.json || exit 1; \
-	done
+test-gpu:
+	$(ON_GPU) tests
+
+bench-gpu:
+	$(ON_GPU) bench
+
+gpu-packages:
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --editable ".[dev,$(CUDA)]" || { \
+		echo "cannot install the packages for the GPU: pip says why above. Without a registry, put their wheels into a folder" \
+			"and add WHEELS=FOLDER." >&2; exit 1; }
+
+gpu-plaintext: gpu-packages
+	@test -z "$(GPU_PLAINTEXT)" || $(BIN)/python -m pip install --quiet $(GPU_PLAINTEXT) || \
+		echo "without $(GPU_PLAINTEXT) the model in the clear runs on the CPU" >&2
 
 lint: venv
 	$(BIN)/ruff check .

@@ -3,8 +3,8 @@
     python benchmarks/gpu.py --output docs/results/gpu.json
 
 Random weights, random words for keys and inputs (every bit is computed all the same), no client and no wire: the
-proxy's arithmetic by itself. The whole encrypted token is measured by ``fhe-llm bench decode`` against a proxy
-started with ``--device cuda``.
+proxy's arithmetic by itself. The whole encrypted token is measured by ``fhe-llm bench decode`` with
+``FHE_LLM_DEVICE=cuda``; ``gpu_targets.py`` puts both beside the targets.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gpu_roofline import Machine, work
+from gpu_roofline import Machine, memory_estimate, products_share, work
 from numpy.typing import NDArray
 
 from fhe_llm.cli.bench.record import clocked, keep, plain, record, spread
@@ -30,8 +31,8 @@ from fhe_llm.params import PRESETS, Preset
 
 SHAPES = ((960, 576), (576, 576), (3072, 576), (576, 1536))
 LAYERS = 30
-LARGE = (4096, 4096)
-"""A layer whose products take longer than a launch: for the fraction of the bandwidth."""
+LARGE = (8192, 8192)
+"""A layer of half a gigabyte, which no second-level cache holds: for the fraction of the bandwidth."""
 WORDS_A_CYCLE = 64
 """32-bit multiplications a multiprocessor issues a cycle (compute capability 8 and 9)."""
 ASSUMED_GAP = 1.5e-6
@@ -55,9 +56,9 @@ class Subject:
                 self.layers.append([own, *(self.evaluator.encode("layer", p, copy) for p in plans[1:])])
         self.evaluator.hold([layer for position in self.layers for layer in position])
 
-    def client(self) -> Any:
-        """Keys for every plan."""
-        elements = plan_elements(self.preset, [plan for plans in self.plans for plan in plans])
+    def client(self, plans: list[Plan] | None = None) -> Any:
+        """Keys for these plans, or all of the model's."""
+        elements = plan_elements(self.preset, plans or [plan for some in self.plans for plan in some])
         words = self.words(self.preset.primes, len(elements), len(self.preset.data_primes), 2)
         return self.evaluator.prepare_keys(EvaluationKeys(self.preset, elements, words))
 
@@ -73,10 +74,13 @@ class Subject:
         inputs = self.words(self.preset.data_primes, plan.input_ciphertexts, 2)
         return [Job(k, inputs) for k in keys]
 
-    def pass_over_layers(self, keys: list[Any], which: int = 0) -> dict[str, float]:
-        """Every layer once for every client; seconds of the device's phases."""
+    def prepared(self, keys: list[Any], which: int = 0) -> dict[int, list[Job]]:
+        """Jobs of every plan that :meth:`pass_over_layers` meets, by its id."""
+        return {id(plans[which]): self.jobs(plans[which], keys) for plans in self.plans}
+
+    def pass_over_layers(self, jobs: dict[int, list[Job]], which: int = 0) -> dict[str, float]:
+        """Every layer once for every job; seconds of the device's phases."""
         spent = dict.fromkeys(("rotations", "products", "finish"), 0.0)
-        jobs = {id(plans[which]): self.jobs(plans[which], keys) for plans in self.plans}
         for position in self.layers:
             layer = position[which]
             _, timings = self.evaluator.evaluate(layer, jobs[id(layer.plan)])
@@ -110,51 +114,53 @@ def measured_machine(device: CupyDevice) -> Machine:
 
 def measured(subject: Subject, keys: list[Any], which: int, repeats: int, machine: Machine) -> dict[str, Any]:
     """Seconds of passes over all layers, the device's phases, and the estimate."""
-    subject.pass_over_layers(keys, which)
-    subject.pass_over_layers(keys, which)  # the second time captures, from the third on graphs are replayed
+    jobs = subject.prepared(keys, which)
+    subject.pass_over_layers(jobs, which)
+    subject.pass_over_layers(jobs, which)  # the second time captures, from the third on graphs are replayed
     phases: list[dict[str, float]] = []
-    seconds = spread(clocked(lambda: phases.append(subject.pass_over_layers(keys, which)), repeats))
+    seconds = spread(clocked(lambda: phases.append(subject.pass_over_layers(jobs, which)), repeats))
     clients = len({id(k) for k in keys})
     estimate = LAYERS * sum(work(p[which], len(keys), clients).seconds(machine) for p in subject.plans)
     best = min(phases, key=lambda phase: sum(phase.values()))
     return {"wall": plain(seconds), "device_phases": best, "roofline_estimate": estimate}
 
 
-def bandwidth(subject: Subject, keys: Any, machine: Machine) -> list[dict[str, Any]]:
-    """The products of one job: bytes of weights a second over what a copy reaches."""
+def bandwidth(subject: Subject, machine: Machine) -> list[dict[str, Any]]:
+    """The products of one job: bytes of weights a second over what a copy reaches. Layers that the second-level cache
+    holds may pass it; the last one is no such layer."""
     evaluator, found = subject.evaluator, []
     for shape in (*SHAPES, LARGE):
         plan = plan_linear(subject.preset, *shape)
         layer = evaluator.encode("layer", plan, subject._weights(plan))
-        if any(k not in keys.index for k in plan.rotations):
-            elements = plan_elements(subject.preset, [plan])
-            words = subject.words(subject.preset.primes, len(elements), len(subject.preset.data_primes), 2)
-            keys = evaluator.prepare_keys(EvaluationKeys(subject.preset, elements, words))
-        jobs = subject.jobs(plan, [keys])
+        jobs = subject.jobs(plan, [subject.client([plan])])
         seconds = min(evaluator.evaluate(layer, jobs)[1].products for _ in range(20))
-        rate = layer.words.nbytes / seconds
         found.append(
             {
                 "shape": shape,
                 "bytes": layer.words.nbytes,
                 "seconds": seconds,
-                "share": rate / machine.bandwidth,
+                "share": layer.words.nbytes / seconds / machine.bandwidth,
+                "share_estimate": products_share(plan, machine),
             }
         )
     return found
 
 
-def memory(subject: Subject, sessions: int) -> dict[str, int]:
-    """Bytes with the model and the keys of many clients on the device."""
-    clients = [subject.client() for _ in range(sessions)]
-    for keys in clients:
-        subject.pass_over_layers([keys])
+def memory(subject: Subject, clients: list[Any]) -> dict[str, int]:
+    """Bytes with the model, and the keys of clients that all ask at once, on the device. ``in_use`` is what the driver
+    counts for the whole device: its context and captured graphs too, and other programs, if there are any."""
+    half = len(clients) // 2
+    with ThreadPoolExecutor(2) as lanes:
+        list(lanes.map(lambda some: subject.pass_over_layers(subject.prepared(some)), (clients[:half], clients[half:])))
+    free, total = subject.device.cupy.cuda.runtime.memGetInfo()
     return {
-        "sessions": sessions,
+        "sessions": len(clients),
+        "in_use": int(total) - int(free),
         "reserved": subject.device.reserved(),
         "keys_held": len(subject.evaluator._keys),
         "keys": subject.evaluator._keys.used,
         "weights": subject.evaluator._weights.used,
+        "estimate": memory_estimate(subject.preset, subject.plans, LAYERS, len(clients), half),
     }
 
 
@@ -187,11 +193,12 @@ def main() -> int:
 def figures(subject: Subject, repeats: int, sessions: int, conversations: int = 64) -> dict[str, Any]:
     """One token, many conversations, a prompt, the products alone, and memory; in seconds and bytes."""
     machine = measured_machine(subject.device)
-    clients = [subject.client() for _ in range(conversations)]
+    clients = [subject.client() for _ in range(max(conversations, sessions))]
     token = measured(subject, clients[:1], 0, repeats, machine)
-    together = measured(subject, clients, 0, max(3, repeats // 3), machine)
+    together = measured(subject, clients[:conversations], 0, max(3, repeats // 3), machine)
     rounds = conversations * token["wall"]["median"] / together["wall"]["median"]
     prefill = measured(subject, clients[:1] * 8, len(subject.plans[0]) - 1, max(3, repeats // 3), machine)
+    held = memory(subject, clients[:sessions])
     return {
         "machine": {
             "bandwidth": machine.bandwidth,
@@ -201,8 +208,8 @@ def figures(subject: Subject, repeats: int, sessions: int, conversations: int = 
         "token": token,
         "conversations": {"count": conversations, **together, "rounds_over_batch_1": rounds},
         "prefill": {"tokens": 8 * 64, **prefill},
-        "products": bandwidth(subject, clients[0], machine),
-        "memory": memory(subject, sessions),
+        "memory": held,
+        "products": bandwidth(subject, machine),
     }
 
 

@@ -7,12 +7,15 @@ stages), one a product of a weight or key (with its 64-bit accumulation counted 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log2
 
-from fhe_llm.evaluator.cuda_sequence import row_bytes, steps_of
-from fhe_llm.evaluator.packed_plan import PackedPlan, Plan
-from fhe_llm.params import preset
+from fhe_llm.evaluator.cuda import LANES
+from fhe_llm.evaluator.cuda_sequence import layout, row_bytes, steps_of
+from fhe_llm.evaluator.packed_plan import PackedPlan, Plan, plan_elements
+from fhe_llm.evaluator.plan import LinearPlan
+from fhe_llm.params import Preset, preset
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,3 +70,27 @@ def work(plan: Plan, jobs: int, clients: int) -> Work:
         multiplications=int(transforms * 1.5 * n * log2(n)) + key_products + products,
         kernels=kernels,
     )
+
+
+def products_share(plan: LinearPlan, machine: Machine) -> float:
+    """The share of the bandwidth that weights can reach in the products of one job: 1 where nothing else binds."""
+    parameters = preset(plan.preset_name)
+    words = len(parameters.data_primes) * parameters.ring_degree * plan.product_count
+    reading = 4 * words / machine.bandwidth
+    return reading / max(reading, 2 * words / machine.multiplications)
+
+
+def memory_estimate(
+    parameters: Preset, positions: Sequence[Sequence[Plan]], layers: int, sessions: int, jobs: int
+) -> int:
+    """Bytes of ``layers`` layers' weights at each position (as words, and once more for its packed plans), of the keys
+    of ``sessions`` clients, and of the scratch memory of lanes that evaluate ``jobs`` single tokens each at once."""
+    n, limbs = parameters.ring_degree, len(parameters.data_primes)
+    weights = 0
+    for single, *packed in positions:
+        weights += 4 * limbs * n * single.product_count
+        weights += 4 * single.in_features * single.out_features * bool(packed)
+    key = limbs * 2 * (limbs + 1) * n * 4
+    keys = sessions * key * len(plan_elements(parameters, [plan for plans in positions for plan in plans]))
+    scratch = max(layout(parameters, plans[0], max(1, jobs), False).nbytes for plans in positions)
+    return layers * weights + keys + LANES * scratch

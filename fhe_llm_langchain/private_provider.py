@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing, closing
 from typing import Any, Final, Literal, Self
 
@@ -33,19 +33,16 @@ from fhe_llm.providers import (
 )
 from fhe_llm_langchain.errors import langchain_errors
 from fhe_llm_langchain.messages import to_dicts
+from fhe_llm_langchain.structured import structured
 from fhe_llm_langchain.tracing import refuse_tracing
 from fhe_llm_langchain.untraced import Untraced
 
 RELEASE: Final = "release_receipt"
 """Where the receipt stands in a message's ``response_metadata``."""
 _PER_CALL: Final = ("max_tokens", "temperature", "top_p", "seed")
-_LANGCHAIN_ONLY: Final = (
-    "stream",
-    "stream_usage",
-    "ls_structured_output_format",
-    "strict",
-    "parallel_tool_calls",
-)
+_LANGCHAIN_ONLY: Final = ("stream", "stream_usage", "ls_structured_output_format")
+_BODY: Final = ("response_format", "parallel_tool_calls")
+"""Fields of OpenAI's body that LangChain's users pass like parameters."""
 
 
 class ChatPrivateProvider(Untraced, BaseChatModel):
@@ -73,6 +70,7 @@ class ChatPrivateProvider(Untraced, BaseChatModel):
     top_p: float | None = None
     seed: int | None = None
     stop: list[str] | None = Field(default=None, validation_alias=AliasChoices("stop", "stop_sequences"))
+    streaming: bool = False
 
     _client: PrivateProviderLLM = PrivateAttr()
 
@@ -139,14 +137,35 @@ class ChatPrivateProvider(Untraced, BaseChatModel):
         tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
         *,
         tool_choice: dict[str, Any] | str | bool | None = None,
+        strict: bool | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
         """Let the model call ``tools``, whose names and schemas the provider reads as they are."""
         chosen: Any = {True: "required", False: "none", "any": "required"}.get(tool_choice, tool_choice)
-        listed = [convert_to_openai_tool(tool) for tool in tools]
+        listed = [convert_to_openai_tool(tool, strict=strict) for tool in tools]
         if isinstance(chosen, str) and chosen not in ("auto", "none", "required"):
             chosen = {"type": "function", "function": {"name": chosen}}
         return self.bind(tools=listed, **({} if chosen is None else {"tool_choice": chosen}), **kwargs)
+
+    def with_structured_output(
+        self,
+        schema: dict[str, Any] | type | None = None,
+        *,
+        method: str = "function_calling",
+        include_raw: bool = False,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, Any]:
+        """Answers as ``schema`` says: by a tool the model must call, or where the provider speaks OpenAI's dialect by
+        "json_schema" or "json_mode".
+
+        An answer that does not fit is not repeated in the error. With ``include_raw`` the result is a dict of "raw",
+        "parsed" and "parsing_error".
+        """
+        with langchain_errors():
+            if method != "function_calling":
+                self._check_body_fields(["response_format"])
+            return structured(self, schema, method, include_raw, strict, kwargs)
 
     def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
         self._refuse_tracing()
@@ -210,10 +229,31 @@ class ChatPrivateProvider(Untraced, BaseChatModel):
         options: Any = {name: getattr(self, name) for name in _PER_CALL}
         options["stop"] = self.stop if stop is None else stop
         options |= {name: value for name, value in kwargs.items() if name not in _LANGCHAIN_ONLY}
+        body = {name: options.pop(name) for name in _BODY if name in options}
+        body = {name: value for name, value in body.items() if value is not None}
+        if body:
+            self._check_body_fields(body)
+            options["extra"] = {**(options.get("extra") or {}), **body}
         return options  # type: ignore[no-any-return]
 
-    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:  # noqa: ARG002
-        return LangSmithParams(ls_provider=self.provider_name, ls_model_name=self.model, ls_model_type="chat")
+    def _check_body_fields(self, names: Iterable[str]) -> None:
+        if self.provider_name == "anthropic":
+            raise RequestError(
+                f"cannot use {min(names)!r} with anthropic: its API has no such field. Leave it out; structured "
+                "answers come by method='function_calling'."
+            )
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        params = LangSmithParams(
+            ls_provider=self.provider_name,
+            ls_model_name=kwargs.get("model", self.model),
+            ls_model_type="chat",
+            ls_temperature=kwargs.get("temperature", self.temperature),
+            ls_max_tokens=kwargs.get("max_tokens", self.max_tokens),
+        )
+        if ends := stop or self.stop:
+            params["ls_stop"] = ends
+        return params
 
     @property
     def _identifying_params(self) -> dict[str, Any]:

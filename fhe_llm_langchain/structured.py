@@ -19,20 +19,25 @@ from pydantic import ValidationError
 from fhe_llm.errors import RequestError
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     from fhe_llm_langchain.chat_models import ChatEncrypted
+    from fhe_llm_langchain.private_provider import ChatPrivateProvider
+
+    Model: TypeAlias = ChatEncrypted | ChatPrivateProvider
 
 METHODS: Final = ("json_schema", "function_calling", "json_mode")
 
 
 def structured(
-    model: ChatEncrypted,
+    model: Model,
     schema: dict[str, Any] | type | None,
     method: str,
     include_raw: bool,
     strict: bool | None,
     kwargs: dict[str, Any],
 ) -> Runnable[Any, Any]:
-    """See :meth:`ChatEncrypted.with_structured_output`. Raises :class:`fhe_llm.errors.RequestError`."""
+    """See ``with_structured_output`` of the model. Raises :class:`fhe_llm.errors.RequestError`."""
     if method not in METHODS:
         raise RequestError(
             f"cannot use method={method!r}: it must be one of {', '.join(METHODS)}. Change it."
@@ -47,7 +52,7 @@ def structured(
     return _with_raw(bound, parser) if include_raw else bound | parser
 
 
-def _by_tool(model: ChatEncrypted, schema: Any, method: str, strict: bool | None) -> tuple[Any, Any]:
+def _by_tool(model: Model, schema: Any, method: str, strict: bool | None) -> tuple[Any, Any]:
     tool = convert_to_openai_tool(schema, strict=strict)
     name = tool["function"]["name"]
     bound = model.bind_tools(
@@ -58,7 +63,7 @@ def _by_tool(model: ChatEncrypted, schema: Any, method: str, strict: bool | None
     return bound, _ToolArguments(key_name=name, first_tool_only=True)
 
 
-def _by_format(model: ChatEncrypted, schema: Any, method: str, strict: bool | None) -> tuple[Any, Any]:
+def _by_format(model: Model, schema: Any, method: str, strict: bool | None) -> tuple[Any, Any]:
     wanted: dict[str, Any] = {"type": "json_object"}
     if schema is not None:
         plain = convert_to_json_schema(schema, strict=strict)

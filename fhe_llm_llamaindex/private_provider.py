@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator, Sequence
+import json
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import aclosing, closing
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -18,21 +19,34 @@ from llama_index.core.base.llms.types import (
     MessageRole,
 )
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
-from llama_index.core.llms.llm import LLM
-from pydantic import Field, PrivateAttr
+from llama_index.core.llms.function_calling import FunctionCallingLLM
+from llama_index.core.llms.llm import LLM, ToolSelection
+from llama_index.core.prompts import PromptTemplate
+from llama_index.core.tools import BaseTool
+from pydantic import BaseModel, Field, PrivateAttr
 
 import fhe_llm.providers as providers
 from fhe_llm.errors import RequestError
 from fhe_llm.privacy import Account, Pseudonymiser, TextMechanism
 from fhe_llm.providers import PrivateAnswer, Provider, ProviderOptions, ReleaseReceipt
-from fhe_llm_llamaindex.messages import plain_messages
+from fhe_llm_llamaindex.messages import plain_messages, tool_selections
+from fhe_llm_llamaindex.provider_responses import (
+    chat_response,
+    choice_of,
+    completion_response,
+    forced_tool,
+    model_of,
+)
+
+M = TypeVar("M", bound=BaseModel)
 
 
-class PrivateProviderLLM(LLM):
+class PrivateProviderLLM(FunctionCallingLLM):
     """An LLM of a closed provider, which reads text; what it reads is decided here.
 
     One of ``mechanism`` with ``budget``, or ``guarantee="none"``, must be given: see
-    :class:`fhe_llm.providers.PrivateProviderLLM`. Responses carry the release receipt in ``additional_kwargs``.
+    :class:`fhe_llm.providers.PrivateProviderLLM`. Responses carry the release receipt in ``additional_kwargs``. Tools,
+    their names and schemas are read by the provider as they are.
     """
 
     model: str = Field(default="", frozen=True, description="The model at the provider.")
@@ -93,6 +107,7 @@ class PrivateProviderLLM(LLM):
             context_window=self.context_window,
             num_output=min(self.max_tokens, self.context_window // 4),
             is_chat_model=True,
+            is_function_calling_model=True,
             model_name=self.model,
             system_role=MessageRole.SYSTEM,
         )
@@ -132,17 +147,17 @@ class PrivateProviderLLM(LLM):
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:  # noqa: ARG002
         """Ask ``prompt`` as a user's message."""
-        return _completion(_chat(self._client.chat(prompt, **self._options(kwargs))))
+        return completion_response(_chat(self._client.chat(prompt, **self._options(kwargs))))
 
     @llm_completion_callback()
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:  # noqa: ARG002
         """:meth:`complete` on an event loop."""
-        return _completion(_chat(await self._client.achat(prompt, **self._options(kwargs))))
+        return completion_response(_chat(await self._client.achat(prompt, **self._options(kwargs))))
 
     @llm_completion_callback()
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:  # noqa: ARG002
         """:meth:`complete` as the answer comes."""
-        return (_completion(response) for response in self._chunks(prompt, kwargs))
+        return (completion_response(response) for response in self._chunks(prompt, kwargs))
 
     @llm_completion_callback()
     async def astream_complete(
@@ -152,21 +167,91 @@ class PrivateProviderLLM(LLM):
         **kwargs: Any,
     ) -> CompletionResponseAsyncGen:
         """:meth:`stream_complete` on an event loop."""
-        return (_completion(response) async for response in self._achunks(prompt, kwargs))
+        return (completion_response(response) async for response in self._achunks(prompt, kwargs))
+
+    def get_tool_calls_from_response(
+        self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
+    ) -> list[ToolSelection]:
+        """The calls in ``response``. Raises :class:`RequestError`, without the answer's text, where there is none, and
+        where one has arguments that are no JSON."""
+        if kwargs:
+            raise RequestError(f"cannot use parameter {min(kwargs)!r}: there is no such parameter. Drop it.")
+        try:
+            return tool_selections(response, required=error_on_no_tool_call)
+        except json.JSONDecodeError:
+            pass  # it holds the text
+        raise RequestError("cannot call a tool: its arguments are no JSON. Raise max_tokens, or ask again.")
+
+    def structured_predict(
+        self,
+        output_cls: type[M],
+        prompt: PromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> M:
+        """The answer as ``output_cls``, by a tool the model must call. Raises :class:`RequestError`, without the
+        answer's text, where it does not fit."""
+        return model_of(output_cls, self.chat(**self._structured_ask(output_cls, prompt, llm_kwargs, prompt_args)))
+
+    async def astructured_predict(
+        self,
+        output_cls: type[M],
+        prompt: PromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> M:
+        """:meth:`structured_predict` on an event loop."""
+        ask = self._structured_ask(output_cls, prompt, llm_kwargs, prompt_args)
+        return model_of(output_cls, await self.achat(**ask))
+
+    def _structured_ask(
+        self,
+        output_cls: type[BaseModel],
+        prompt: PromptTemplate,
+        llm_kwargs: dict[str, Any] | None,
+        prompt_args: dict[str, Any],
+    ) -> dict[str, Any]:
+        messages = self._extend_messages(prompt.format_messages(llm=self, **prompt_args))
+        return {"messages": messages, **(llm_kwargs or {}), **forced_tool(output_cls)}
+
+    def _prepare_chat_with_tools(
+        self,
+        tools: Sequence[BaseTool],
+        user_msg: str | ChatMessage | None = None,
+        chat_history: list[ChatMessage] | None = None,
+        verbose: bool = False,  # noqa: ARG002  the base class's signature
+        allow_parallel_tool_calls: bool = False,
+        tool_required: bool = False,
+        tool_choice: str | Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        messages = list(chat_history or ())
+        if user_msg is not None:
+            messages.append(ChatMessage(user_msg) if isinstance(user_msg, str) else user_msg)
+        if not tools:
+            return {"messages": messages, **kwargs}
+        if not allow_parallel_tool_calls and self.provider_name != "anthropic":  # it has no such field
+            kwargs["extra"] = {"parallel_tool_calls": False, **kwargs.get("extra", {})}
+        return {
+            "messages": messages,
+            "tools": [tool.metadata.to_openai_tool(skip_length_check=True) for tool in tools],
+            "tool_choice": choice_of(tool_choice, required=tool_required),
+            **kwargs,
+        }
 
     def _chunks(self, prompt: Any, kwargs: dict[str, Any]) -> Generator[ChatResponse, None, None]:
         text = ""
         with closing(self._client.stream(prompt, **self._options(kwargs))) as chunks:
             for chunk in chunks:
                 text += chunk.text
-                yield _response(text, chunk.answer, chunk.text)
+                yield chat_response(text, chunk.answer, chunk.text)
 
     async def _achunks(self, prompt: Any, kwargs: dict[str, Any]) -> AsyncGenerator[ChatResponse, None]:
         text = ""
         async with aclosing(self._client.astream(prompt, **self._options(kwargs))) as chunks:
             async for chunk in chunks:
                 text += chunk.text
-                yield _response(text, chunk.answer, chunk.text)
+                yield chat_response(text, chunk.answer, chunk.text)
 
     def _options(self, given: dict[str, Any]) -> ProviderOptions:
         defaults = {"max_tokens": self.max_tokens, "temperature": self.temperature}
@@ -174,39 +259,4 @@ class PrivateProviderLLM(LLM):
 
 
 def _chat(answer: PrivateAnswer) -> ChatResponse:
-    return _response(answer.text, answer, None)
-
-
-def _response(text: str, answer: PrivateAnswer | None, delta: str | None) -> ChatResponse:
-    calls = [
-        {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-        for call in (answer.tool_calls if answer else ())
-    ]
-    message = ChatMessage(
-        role=MessageRole.ASSISTANT, content=text, additional_kwargs={"tool_calls": calls} if calls else {}
-    )
-    return ChatResponse(message=message, delta=delta, additional_kwargs=_accounts(answer))
-
-
-def _completion(response: ChatResponse) -> CompletionResponse:
-    return CompletionResponse(
-        text=response.message.content or "",
-        delta=response.delta,
-        additional_kwargs=response.additional_kwargs,
-    )
-
-
-def _accounts(answer: PrivateAnswer | None) -> dict[str, Any]:
-    if answer is None:
-        return {}
-    usage = answer.usage
-    counts = (
-        {}
-        if usage is None
-        else {
-            "prompt_tokens": usage.input_tokens,
-            "completion_tokens": usage.output_tokens,
-            "total_tokens": usage.input_tokens + usage.output_tokens,
-        }
-    )
-    return {**counts, "finish_reason": answer.finish, "receipt": answer.receipt}
+    return chat_response(answer.text, answer)

@@ -25,7 +25,7 @@ def parsed(output_cls: type[M], response: ChatResponse) -> M:
     try:
         return output_cls.model_validate_json(response.message.content or "")
     except ValidationError as error:
-        cause = ", ".join(sorted({_place(detail) for detail in error.errors(include_input=False)}))
+        cause = ", ".join(sorted({place(detail) for detail in error.errors(include_input=False)}))
     raw = response.raw or {}
     if raw.get("finish_reason") == "length":
         raise RequestError(
@@ -38,7 +38,8 @@ def parsed(output_cls: type[M], response: ChatResponse) -> M:
     )
 
 
-def _place(detail: Any) -> str:
+def place(detail: Any) -> str:
+    """Where a validation error is and of what kind, without the value."""
     return f"{'.'.join(map(str, detail['loc'])) or 'the whole'} ({detail['type']})"
 
 

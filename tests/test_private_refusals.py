@@ -10,7 +10,6 @@ import socket
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from fhe_llm.errors import (
     UnknownTextError,
 )
 from fhe_llm.privacy import Account, TokenMechanism
+from fhe_llm.privacy.ledger import WINDOW_MS
 from fhe_llm.providers import PrivateProviderLLM
 from fhe_llm_langchain.private_provider import ChatPrivateProvider
 from fhe_llm_llamaindex.private_provider import PrivateProviderLLM as LlamaIndexLLM
@@ -88,9 +88,7 @@ def test_a_budget_that_is_used_up(begin: Begin, way: str) -> None:
         rf"{left} ε of 50 ε per day is left. It refreshes at \d{{4}}-\d\d-\d\d",
     )
     assert error.left == left * 10**6
-    refreshes = error.refreshes_at
-    assert isinstance(refreshes, datetime)
-    assert (refreshes.hour, refreshes.minute, refreshes.second) == (0, 0, 0)
+    assert error.refreshes_at % WINDOW_MS["day"] == 0
     # what is left can still be spent
     front.ask([{"role": "user", "content": "the house is old"}])
 
@@ -112,7 +110,7 @@ def test_a_principal_without_a_budget(begin: Begin) -> None:
     [
         ({"mechanism": object()}, "no claim"),
         ({"mechanism": "exponential"}, "no claim"),
-        ({"mechanism": TokenMechanism}, "no claim|instance"),
+        ({"mechanism": TokenMechanism}, "no claim"),
         ({}, "give a mechanism and a budget, or guarantee='none'"),
         ({"guarantee": "strong"}, "the only one that is said is 'none'"),
         ({"guarantee": ""}, "the only one that is said is 'none'"),
@@ -197,9 +195,9 @@ async def test_a_call_that_is_cancelled_ends_the_request(begin: Begin) -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_ledger_that_another_process_holds(begin: Begin, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    setting, front = begin(way)
     for module in ("sqlite_connections", "sqlite_file"):
         monkeypatch.setattr(f"fhe_llm.privacy.{module}.WAIT_S", 0.05)
+    setting, front = begin(way)
     other = sqlite3.connect(setting.folder / "ledger.sqlite", isolation_level=None)
     try:
         other.execute("BEGIN EXCLUSIVE")
@@ -227,9 +225,8 @@ def test_a_ledger_that_cannot_be_made(tmp_path: Path) -> None:
         Account.open("alice", tmp_path / "file" / "ledger.sqlite")
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_a_request_that_the_provider_could_not_take_costs_nothing(begin: Begin, way: str) -> None:
-    setting, _ = begin(way)
+def test_a_request_that_the_provider_could_not_take_costs_nothing(begin: Begin) -> None:
+    setting, _ = begin()
     model = PrivateProviderLLM(setting.provider(), **setting.guard())
     for wrong in ({"temperature": 9.0}, {"max_tokens": 0}, {"tool_choice": "auto"}, {"stop": [""]}):
         with pytest.raises(FheLlmError, match="cannot"):

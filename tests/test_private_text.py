@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,18 @@ from private_text_kit import (
     files,
     leaks,
 )
-from provider_server import Failure, ProviderServer, Received, Reply
+from provider_server import (
+    ANTHROPIC_KEY,
+    HUGGINGFACE_KEY,
+    OPENAI_KEY,
+    Failure,
+    ProviderServer,
+    Received,
+    Reply,
+)
 
 from fhe_llm.errors import BudgetExhaustedError, FheLlmError, ProviderError
+from fhe_llm.privacy import InferDpt
 from fhe_llm.privacy.text_tokens import tokens_of
 from fhe_llm.providers import PrivateProviderLLM
 from fhe_llm.providers.guards import MechanismGuard
@@ -131,6 +141,7 @@ def test_only_draws_leave(
     assert leaks(places, setting.canaries.all) == []
     # nor does the draw stand anywhere but at the provider
     assert leaks(places, [text for text in setting.mechanism.drawn if text]) == []
+    assert leaks(places, [OPENAI_KEY, ANTHROPIC_KEY, HUGGINGFACE_KEY]) == []
     assert "ledger.sqlite" in places
 
 
@@ -152,6 +163,56 @@ def test_what_was_spent_is_every_draw_and_no_retry(provider_server: ProviderServ
     spent = {balance.window: balance.spent for balance in setting.account.balances()}
     assert spent["day"] == tokens * EPSILON * 10**6
     assert len(setting.mechanism.drawn) == 7  # a system message and questions 0, 1, 2, 2, 2, 3
+
+
+def test_threads_share_a_model_and_no_conversation_takes_part_in_another(
+    provider_server: ProviderServer, begin: Begin
+) -> None:
+    setting, front = begin("core chat")
+    model: PrivateProviderLLM = front.made[0]
+    provider_server.always(lambda request: Reply(text=f"It was {len(request.json['messages'])}."))
+
+    def talk(n: int) -> tuple[str, str]:
+        first: Messages = [{"role": "user", "content": setting.canaries.text(n) + " old" * n}]
+        said = model.chat(first).text
+        more: Messages = [*first, {"role": "assistant", "content": said}, {"role": "user", "content": "why?"}]
+        return said, model.chat(more).text
+
+    with ThreadPoolExecutor(6) as pool:
+        assert set(pool.map(talk, range(12))) == {("It was 1.", "It was 3.")}
+    accounted(provider_server, setting.mechanism.drawn, setting.canaries)
+    begun = [request.json["messages"] for request in provider_server.received]
+    opening = {turns[0]["content"] for turns in begun if len(turns) == 1}
+    assert {turns[0]["content"] for turns in begun if len(turns) == 3} == opening
+    assert len(setting.mechanism.drawn) == 24
+    spent = {balance.window: balance.spent for balance in setting.account.balances()}
+    assert spent["day"] == sum(len(tokens_of(text)) for text in setting.mechanism.drawn) * EPSILON * 10**6
+
+
+@pytest.mark.parametrize("way", ["core stream", "core achat", "langchain invoke", "llamaindex achat"])
+def test_an_answer_that_holds_the_prompt_does_not_take_it_along(
+    provider_server: ProviderServer, begin: Begin, way: str
+) -> None:
+    """The pattern of InferDPT: an answer is re-written against the original, and the conversation goes on with it."""
+    setting, _ = begin(way)
+    mechanism = InferDpt(setting.mechanism, lambda prompt: f"Rewritten. {prompt}")
+    front = FRONTS[way](setting, mechanism=mechanism, budget=setting.account)
+    provider_server.always(Reply(text="A remote answer."))
+    history: Messages = [{"role": "user", "content": setting.canaries.text(0)}]
+    shown = front.ask(history)
+    assert setting.canaries.text(0) in shown
+    assert "A remote answer." in shown
+    front.ask(
+        [
+            *history,
+            {"role": "assistant", "content": shown},
+            {"role": "user", "content": setting.canaries.text(1)},
+        ]
+    )
+    accounted(provider_server, setting.mechanism.drawn, setting.canaries)
+    turns = provider_server.received[1].json["messages"]
+    assert [turn["content"] for turn in turns[1:2]] == ["A remote answer."]
+    front.made[0].close()
 
 
 class _Leaking(MechanismGuard):

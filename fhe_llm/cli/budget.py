@@ -156,7 +156,7 @@ def report(
 def _opened(where: str | None, *, create: bool = False) -> Iterator[Ledger]:
     """The ledger; reading one that does not exist is an error, not an empty answer."""
     from fhe_llm.privacy.account import default_ledger
-    from fhe_llm.privacy.open_ledger import open_ledger
+    from fhe_llm.privacy.ledger_place import open_ledger
 
     place = where or default_ledger()
     if not create and "://" not in place and not Path(place).expanduser().exists():

@@ -59,6 +59,9 @@ class _Placed:
 class CudaEvaluator:
     """Evaluates layers on a device; implements :class:`fhe_llm.evaluator.contract.Evaluator`."""
 
+    form: Final = "fhe_llm.evaluator.cpu.CpuEvaluator"
+    """Whose encoded layers ours are: files of either are read by both."""
+
     def __init__(
         self, device: Device, preset: Preset, lanes: int = LANES, threads: int | None = None
     ) -> None:

@@ -26,8 +26,8 @@ KERNELS: Final[Mapping[str, tuple[str, ...]]] = {
 OPTIONS: Final = ("--std=c++17", "--fmad=false")
 """For NVRTC. Contracting a product and a sum would round otherwise than the CPU does."""
 SHARED_WITHOUT_ASKING: Final = 48 * 1024
-"""Shared memory that a block may have on every device; up to 64 KB are lent to kernels that say so ahead of their launch,
-on all devices we take (compute capability 7.0 and later)."""
+"""Shared memory that a block may have on every device. Kernels that ask for it ahead of their launch get 64 KB on all
+devices we take (compute capability 7.0 and later)."""
 
 
 def macros(preset: Preset) -> dict[str, int]:

@@ -29,14 +29,16 @@ class _Entry:
 
 
 class DeviceStore:
-    """Thread-safe; loading happens one at a time. What is leased is never evicted."""
+    """Thread-safe. Loading happens one at a time, and what needs none does not wait for it. What is leased is never
+    evicted."""
 
     def __init__(self, device: Device, budget: int) -> None:
         self.budget = budget
         self._device = device
         self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
         self._forgotten: deque[Hashable] = deque()
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # what is written down here; nobody waits for a device under it
+        self._loading = threading.Lock()
 
     @property
     def used(self) -> int:
@@ -54,10 +56,12 @@ class DeviceStore:
         try:
             with self._lock:
                 self._drop_forgotten()
-                for item in items:
-                    entry = self._entry(item)
-                    entry.users += 1
-                    held.append(entry)
+                if all(item.key in self._entries for item in items):
+                    held += [self._used_once_more(item.key) for item in items]
+            if len(held) < len(items):
+                with self._loading:
+                    for item in items:
+                        held.append(self._brought(item))
             yield [entry.buffer.address for entry in held]
         finally:
             with self._lock:
@@ -70,14 +74,18 @@ class DeviceStore:
 
     def evict(self) -> None:
         """Let go of everything that is not leased."""
-        with self._lock:
-            self._shrink(0)
+        self._shrink(0)
 
-    def _entry(self, item: Item) -> _Entry:
-        known = self._entries.get(item.key)
-        if known is not None:
-            self._entries.move_to_end(item.key)
-            return known
+    def _used_once_more(self, key: Hashable) -> _Entry:
+        self._entries.move_to_end(key)
+        entry = self._entries[key]
+        entry.users += 1
+        return entry
+
+    def _brought(self, item: Item) -> _Entry:
+        with self._lock:
+            if item.key in self._entries:
+                return self._used_once_more(item.key)
         if item.nbytes > self.budget:
             raise DeviceMemoryError(
                 f"cannot bring {item.nbytes >> 20} MiB to the device: its share is {self.budget >> 20} MiB. "
@@ -90,8 +98,9 @@ class DeviceStore:
             self._device.trim()
             entry = self._loaded(item, again=False)
         assert entry is not None  # noqa: S101  it raises where it may not try again
-        self._entries[item.key] = entry
-        return entry
+        with self._lock:
+            self._entries[item.key] = entry
+            return self._used_once_more(item.key)
 
     def _loaded(self, item: Item, again: bool) -> _Entry | None:
         """The entry, or None where the device is full and there will be another attempt."""
@@ -108,13 +117,14 @@ class DeviceStore:
         return sum(entry.buffer.nbytes for entry in self._entries.values())
 
     def _shrink(self, most: int) -> None:
-        used = self._used()
-        for key, entry in list(self._entries.items()):
-            if used <= most:
-                return
-            if not entry.users:
-                used -= entry.buffer.nbytes
-                del self._entries[key]
+        with self._lock:
+            used = self._used()
+            for key, entry in list(self._entries.items()):
+                if used <= most:
+                    return
+                if not entry.users:
+                    used -= entry.buffer.nbytes
+                    del self._entries[key]
 
     def _drop_forgotten(self) -> None:
         for _ in range(len(self._forgotten)):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import numpy as np
@@ -65,9 +65,15 @@ class CupyLane:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """The device and this stream, on the calling thread."""
+        """The device and this stream, on the calling thread. What was asked is done when an error leaves it: the memory
+        it works on may be given back then."""
         with self._device.cuda_device, self._stream, self._device.errors():
-            yield
+            try:
+                yield
+            except BaseException:
+                with suppress(RuntimeError):  # a lost device says so once more
+                    self._stream.synchronize()
+                raise
 
     def copy_in(self, target: Address, source: NDArray[Any]) -> None:
         """See :class:`fhe_llm.evaluator.device.Lane`."""
@@ -199,8 +205,8 @@ class CupyDevice:
         module = self.cupy.RawModule(code=source(file), options=options, backend="nvrtc")
         module.compile()
         for name in KERNELS[file]:
-            kernel, shared = module.get_function(name), SHARED_BYTES.get(name, lambda _: 0)(preset)
-            if shared > SHARED_WITHOUT_ASKING:
+            kernel = module.get_function(name)
+            if name in SHARED_BYTES and (shared := SHARED_BYTES[name](preset)) > SHARED_WITHOUT_ASKING:
                 kernel.max_dynamic_shared_size_bytes = shared
             yield name, kernel
 
@@ -244,9 +250,9 @@ def _said(cupy: Any) -> Iterator[None]:
     except cupy.cuda.runtime.CUDARuntimeError as error:
         raise _unavailable(_cause(str(error))) from error
     except cupy.cuda.compiler.CompileException as error:
-        raise _unavailable(f"its kernels do not compile ({str(error).splitlines()[0]})") from error
+        raise _unavailable(f"its kernels do not compile ({_first_line(error)})") from error
     except (RuntimeError, OSError, ImportError) as error:  # NVRTC's library is found when it is first needed
-        raise _unavailable(str(error).splitlines()[0] or type(error).__name__) from error
+        raise _unavailable(_first_line(error)) from error
 
 
 def _import_cupy() -> Any:
@@ -259,7 +265,7 @@ def _import_cupy() -> Any:
             "CuPy is not installed; pip install 'fhe-llm[cuda13]' or 'fhe-llm[cuda12]'"
         ) from None
     except Exception as error:  # whatever its libraries make of a broken installation
-        raise _unavailable(f"CuPy does not import ({str(error).strip().splitlines()[0]})") from error
+        raise _unavailable(f"CuPy does not import ({_first_line(error)})") from error
 
 
 def _cause(message: str) -> str:
@@ -269,6 +275,10 @@ def _cause(message: str) -> str:
     if "NoDevice" in message or "no CUDA-capable" in message:
         return f"this machine has no CUDA device ({message})"
     return message
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _unavailable(cause: str) -> DeviceUnavailableError:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from fhe_llm.privacy.identifiers import Pseudonymiser
     from fhe_llm.privacy.infer_dpt import InferDpt
     from fhe_llm.privacy.ledger import Balance, Budget, Ledger
+    from fhe_llm.privacy.ledger_place import open_ledger
     from fhe_llm.privacy.mechanism import Protected, TextMechanism
-    from fhe_llm.privacy.open_ledger import open_ledger
     from fhe_llm.privacy.privacy_filter import PureFilter, RenyiFilter, ZcdpFilter
     from fhe_llm.privacy.redis_ledger import RedisLedger
     from fhe_llm.privacy.sqlite_ledger import SqliteLedger
@@ -47,7 +47,7 @@ _HOMES = {
     "ZcdpAccountant": "accountant",
     "ZcdpFilter": "privacy_filter",
     "default_ledger": "account",
-    "open_ledger": "open_ledger",
+    "open_ledger": "ledger_place",
 }
 
 __all__ = [

@@ -15,8 +15,8 @@ import platformdirs
 from fhe_llm.errors import IdempotencyError, LedgerError
 from fhe_llm.privacy.events import Event
 from fhe_llm.privacy.ledger import Balance, Budget, Ledger, checked_name
+from fhe_llm.privacy.ledger_place import open_ledger
 from fhe_llm.privacy.mechanism import Protected
-from fhe_llm.privacy.open_ledger import open_ledger
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -1,19 +1,74 @@
-"""The connection to a Redis server, and whether a ledger may trust the server with what was spent."""
+"""The connections to a Redis server, and whether a ledger may trust the server with what was spent."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Final
+import os
+import re
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from fhe_llm.errors import LedgerError, PrivacyParameterError
 
 if TYPE_CHECKING:
     import redis
 
+T = TypeVar("T")
+
 WAIT_S: Final = 10.0
 """How long a call waits for the server before it is refused; a URL may say ``?socket_timeout=``."""
 CONNECTIONS: Final = 1000
+MOVED: Final = re.compile(r"(?:MOVED )?\d+ (?P<host>\S*):(?P<port>\d+)")
+
+
+class Clients:
+    """A client for each process: a forked child may find the locks of its parent's pool taken for ever.
+
+    In a cluster, all keys of a ledger lie at one node; which one that is, any node says.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._connect: Callable[[], redis.Redis] = lambda: connected(url)
+        self._clients: dict[int, redis.Redis] = {}
+        given = self.own().connection_pool.connection_kwargs
+        where = given.get("path") or f"{given.get('host', 'localhost')}:{given.get('port', 6379)}"
+        self._place = f"{where}/{given.get('db') or 0}"
+
+    def __str__(self) -> str:
+        return self._place
+
+    def own(self) -> redis.Redis:
+        """This process' client."""
+        return self._clients.get(os.getpid()) or self._clients.setdefault(os.getpid(), self._connect())
+
+    def sent(self, ask: Callable[[redis.Redis], T]) -> T:
+        """``ask`` it; where the connection breaks, once more: whether it was carried out the first time is not known.
+
+        So nothing may be asked that must not be done twice. Raises :class:`redis.RedisError`.
+        """
+        import redis
+
+        try:
+            return self._followed(ask)
+        except (redis.ConnectionError, redis.TimeoutError):
+            self._clients.pop(os.getpid(), None)  # in a cluster, back to the node that the URL names
+            return self._followed(ask)
+
+    def _followed(self, ask: Callable[[redis.Redis], T]) -> T:
+        import redis
+
+        try:
+            return ask(self.own())
+        except redis.ResponseError as error:
+            moved = MOVED.fullmatch(str(error))
+            if moved is None:
+                raise
+            self._clients[os.getpid()] = elsewhere(self.own(), moved["host"], int(moved["port"]))
+            return ask(self.own())
+
+    def close(self) -> None:
+        """Close the connections that are not in use."""
+        self.own().connection_pool.disconnect(inuse_connections=False)
 
 
 def connected(url: str) -> redis.Redis:
@@ -52,11 +107,14 @@ def connected(url: str) -> redis.Redis:
     return redis.Redis(connection_pool=pool)
 
 
-def place_of(client: redis.Redis) -> str:
-    """Where it connects to, without a name or password."""
-    given = client.connection_pool.connection_kwargs
-    where = given.get("path") or f"{given.get('host', 'localhost')}:{given.get('port', 6379)}"
-    return f"{where}/{given.get('db') or 0}"
+def elsewhere(client: redis.Redis, host: str, port: int) -> redis.Redis:
+    """A client like this one, for another node of the cluster; ``""`` is the same host."""
+    import redis
+
+    pool = client.connection_pool
+    options = {**pool.connection_kwargs, "port": port, **({"host": host} if host else {})}
+    again = redis.ConnectionPool(pool.connection_class, max_connections=CONNECTIONS, **options)
+    return redis.Redis(connection_pool=again)
 
 
 def check_durable(client: redis.Redis, place: str) -> None:

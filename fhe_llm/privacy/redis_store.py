@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.resources
-import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from fhe_llm.errors import LedgerError, PrivacyParameterError
 from fhe_llm.privacy.ledger import WINDOW_MS
 from fhe_llm.privacy.recording import plain
-from fhe_llm.privacy.redis_server import check_durable, connected, place_of
+from fhe_llm.privacy.redis_server import Clients, check_durable
 
 if TYPE_CHECKING:
     import redis
@@ -37,17 +36,16 @@ class RedisStore:
                 f"cannot use this prefix: it must be 1 to {MAX_PREFIX} printable characters without braces. Change it."
             )
         self._prefix = prefix
-        self._connect: Callable[[], redis.Redis] = lambda: connected(url)
-        # a forked child may find the locks of its parent's pool taken for ever, so it gets a pool of its own
-        self._clients: dict[int, redis.Redis] = {}
+        self._clients = Clients(url)
         self._closed = False
-        self._place = f"{prefix} at {place_of(self._client())}"
+        self._place = f"{prefix} at {self._clients}"
         self._script = importlib.resources.files("fhe_llm.privacy").joinpath("ledger.lua").read_text("utf-8")
         self._digest = hashlib.sha1(self._script.encode(), usedforsecurity=False).hexdigest()
         self._seen = 0
         self._identity = secrets.token_hex(16)
         with self._told():
-            check_durable(self._client(), self._place)
+            self._clients.sent(lambda client: client.exists(f"{{{prefix}}}:meta"))  # finds the node in a cluster
+            self._clients.sent(lambda client: check_durable(client, self._place))
         _, self._identity = self.call("open", "")
 
     def __str__(self) -> str:
@@ -65,8 +63,10 @@ class RedisStore:
             "windows": list(WINDOW_MS.items()),
             **fields,
         }
+        if self._closed:
+            raise LedgerError(f"cannot use the ledger {self}: it was closed. Open it anew.")
         with self._told():
-            answer: list[Any] = text_of(self._sent([*keys, plain(asked)]))
+            answer: list[Any] = text_of(self._clients.sent(lambda client: self._run(client, *keys, plain(asked))))
             self._seen = max(self._seen, int(answer.pop()))
         self._check(answer)
         return answer
@@ -74,26 +74,11 @@ class RedisStore:
     def close(self) -> None:
         """Close the connections."""
         self._closed = True
-        self._client().connection_pool.disconnect(inuse_connections=False)
+        self._clients.close()
 
-    def _client(self) -> redis.Redis:
-        return self._clients.get(os.getpid()) or self._clients.setdefault(os.getpid(), self._connect())
-
-    def _sent(self, arguments: list[str]) -> Any:
-        """Whether a call whose connection broke was carried out is not known; every step may be sent twice."""
+    def _run(self, client: redis.Redis, *arguments: str) -> Any:
         import redis
 
-        try:
-            return self._evaluated(arguments)
-        except (redis.ConnectionError, redis.TimeoutError):
-            return self._evaluated(arguments)
-
-    def _evaluated(self, arguments: list[str]) -> Any:
-        import redis
-
-        if self._closed:
-            raise LedgerError(f"cannot use the ledger {self}: it was closed. Open it anew.")
-        client = self._client()
         try:
             return client.evalsha(self._digest, len(KEYS), *arguments)
         except redis.exceptions.NoScriptError:

@@ -108,7 +108,9 @@ class TokenMechanism:
         """:meth:`distribution` [V] in floating point and a thousand times faster: to measure by, never drawn from."""
         self._check([token])
         weights, total = self._choice.weights(token), self._choice.total(token)
-        different = {id(weight): weight for weight in weights}  # equal ones are one object, and long to compare
+        different = {
+            id(weight): weight for weight in weights
+        }  # equal ones are one object, and long to compare
         share = {key: weight / total for key, weight in different.items()}
         return np.array([share[id(weight)] for weight in weights])
 

@@ -69,6 +69,8 @@ class AnthropicMessages:
         """See :class:`fhe_llm.providers.dialect.Dialect`."""
         limits = Limits(self.name, managed=_MANAGED, seed=False, highest_temperature=1.0)
         limits.check(request)
+        if any(not stop.strip() for stop in request.stop):
+            raise limits.refusal("stop", "one of the sequences is white space alone", "Drop it.")
         roles = [message["role"] for message in request.messages]
         talk = roles[_systems(roles) :]
         if "system" in talk:

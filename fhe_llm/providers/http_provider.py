@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import os
 import ssl
@@ -101,7 +102,7 @@ class HttpProvider:
     def check(self, request: ProviderRequest) -> None:
         """Raises what a call would raise before it sends anything: :class:`ProviderRequestError`,
         :class:`fhe_llm.errors.RequestError`."""
-        self._encoded(request, streamed=True)
+        encoded(self._dialect, self._checked(request), self._model, streamed=True)
 
     def complete(self, request: ProviderRequest) -> ProviderAnswer:
         """See :class:`fhe_llm.providers.Provider`. Raises :class:`fhe_llm.errors.ProviderError` subclasses."""
@@ -170,7 +171,7 @@ class HttpProvider:
                     yield chunk
 
     def _call(self, request: ProviderRequest, key: str | None, *, streamed: bool) -> Call:
-        body = self._encoded(request, streamed=streamed)
+        checked = self._checked(request)
         return Call(
             dialect=self._dialect,
             model=self._model,
@@ -181,8 +182,8 @@ class HttpProvider:
                 "accept-encoding": "identity",  # a bound on bytes is one on text
                 **self._dialect.headers(key),
             },
-            body=body,
-            private="\n".join([*(message["content"] or "" for message in request.messages), key or ""]),
+            body=encoded(self._dialect, checked, self._model, streamed=streamed),
+            private=f"{json.dumps(checked.messages, ensure_ascii=False)} {key}",
             streamed=streamed,
             timeout=self._timeout,
             chunk_timeout=self._chunk_timeout,
@@ -190,10 +191,10 @@ class HttpProvider:
             circuit=shared_circuit(self._dialect.name, self._address),
         )
 
-    def _encoded(self, request: ProviderRequest, *, streamed: bool) -> bytes:
+    def _checked(self, request: ProviderRequest) -> ProviderRequest:
         plain = dataclasses.replace(request, messages=tuple(plain_messages(request.messages)))
         self._dialect.check(plain)
-        return encoded(self._dialect, plain, self._model, streamed=streamed)
+        return plain
 
     def _blocking(self) -> httpx.Client:
         """This process's client. A forked child leaves its parent's alone, whose sockets are the parent's; there is no

@@ -306,7 +306,7 @@ def _guard(
         )
     if mechanism is None:
         return ClearGuard() if identifiers is None else PseudonymGuard(identifiers)
-    if not (hasattr(mechanism, "quote") and hasattr(mechanism, "protect")):
+    if isinstance(mechanism, type) or not (hasattr(mechanism, "quote") and hasattr(mechanism, "protect")):
         raise PrivacyParameterError(
             f"cannot use {type(mechanism).__name__} as a mechanism: it has no claim. Use TokenMechanism or InferDpt."
         )

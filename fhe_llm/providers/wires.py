@@ -58,7 +58,8 @@ async def adrive(routine: Routine[R], perform: Callable[[Operation], Awaitable[A
 
 
 class Wire:
-    """One request of a blocking client. httpx limits each read of a socket; a :class:`_Watch` limits them together."""
+    """One request of a blocking client. httpx limits each read of a socket; a :class:`_Watch` limits them together once
+    there are headers (headers that trickle are bounded by their size only)."""
 
     def __init__(self, client: httpx.Client) -> None:
         self._client = client

@@ -205,6 +205,7 @@ class ModelHost:
     ) -> dict[str, EncodedLayer]:
         entries = {_entry(layer, plan): plan for layer, some in plans.items() for plan in some}
         kind = f"{type(self._evaluator).__module__}.{type(self._evaluator).__qualname__}"
+        kind = getattr(self._evaluator, "form", kind)
         identity = {
             "version": CACHE_VERSION,
             "evaluator": kind,

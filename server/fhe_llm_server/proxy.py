@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from fhe_llm.errors import FheLlmError
 from fhe_llm.evaluator.contract import Evaluator
-from fhe_llm.privacy.open_ledger import open_ledger
+from fhe_llm.privacy.ledger_place import open_ledger
 from fhe_llm.progress import Progress, silent
 from fhe_llm.wire import frame as wire
 from fhe_llm_server.batcher import MAX_REQUEST_JOBS, Batcher

@@ -49,6 +49,7 @@ def ok(*arguments: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_bench_generation_splits_the_time(tiny_model_path: Path) -> None:
     found = ok("bench", "--model", str(tiny_model_path), "--tokens", "4", "--repeats", "2", "--no-product")
     split = found["split_seconds_per_token"]
@@ -163,6 +164,7 @@ def test_bench_overhead_repeats_the_rounds_of_a_token(against: list[str]) -> Non
     }
 
 
+@pytest.mark.slow
 def test_bench_plaintext_and_width(tiny_model_path: Path) -> None:
     engines = ok("bench", "plaintext", "--model", str(tiny_model_path), "--tokens", "3", "--repeats", "1")[
         "engines"

@@ -72,7 +72,9 @@ def libraries(log: list[str], sees_a_gpu: bool) -> dict[str, Any]:
     return {"torch": torch, "transformers": library}
 
 
-def engine(monkeypatch: pytest.MonkeyPatch, gpu: str | None, sees_a_gpu: bool) -> tuple[Transformers, list[str]]:
+def engine(
+    monkeypatch: pytest.MonkeyPatch, gpu: str | None, sees_a_gpu: bool
+) -> tuple[Transformers, list[str]]:
     log: list[str] = []
     found = libraries(log, sees_a_gpu)
     monkeypatch.setattr(plaintext, "gpu_name", lambda: gpu)
@@ -90,7 +92,16 @@ def test_on_the_proxys_gpu_the_clock_is_read_when_all_is_done(monkeypatch: pytes
     on_gpu, log = engine(monkeypatch, "NVIDIA H100", sees_a_gpu=True)
     assert (on_gpu.device, on_gpu.name) == ("cuda", "transformers 5 float32, torch 2, GPU 0 of torch")
     run = on_gpu.run([1, 2, 3], 2)
-    assert log == ["synchronize", "clock", "forward", "synchronize", "clock", "forward", "synchronize", "clock"]
+    assert log == [
+        "synchronize",
+        "clock",
+        "forward",
+        "synchronize",
+        "clock",
+        "forward",
+        "synchronize",
+        "clock",
+    ]
     assert run.token_ids == (7, 7)
 
 

@@ -119,7 +119,7 @@ def test_a_report_tells_what_left_what_is_left_and_what_to_expect(place: Path) -
     assert "1 reserved and not settled: may have left" in told
     assert "Encrypted calls: 1 event (encrypted, costs nothing)" in told
     assert "assumes ring-LWE" in told
-    assert "Text in clear: 1 event (no guarantee); 1 event, 1 messages, 40 characters" in told
+    assert "Text in clear: 1 event (no guarantee); 1 event, 1 message, 40 characters" in told
     assert "ε · per day: 8 ε left" in told
     assert "Too little to forecast: 2 charges" in told
     assert "At δ = 1e-06: ε = 0 of 8 by zCDP" in told

@@ -240,7 +240,7 @@ class FakeCupy(ModuleType):
                     "minor": 0,
                 }
             ),
-            memGetInfo=noted("cuda.runtime.memGetInfo")(lambda: (memory, memory)),
+            memGetInfo=noted("cuda.runtime.memGetInfo")(lambda: (memory - self.host.used(), memory)),
             memcpyAsync=noted("cuda.runtime.memcpyAsync")(self._memcpy),
         )
         self.cuda = SimpleNamespace(

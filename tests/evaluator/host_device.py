@@ -23,7 +23,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fhe_llm.evaluator.cuda_kernels import KERNELS, SHARED_BYTES, SHARED_WITHOUT_ASKING, expanded, macros, source
+from fhe_llm.evaluator.cuda_kernels import (
+    KERNELS,
+    SHARED_BYTES,
+    SHARED_WITHOUT_ASKING,
+    expanded,
+    macros,
+    source,
+)
 from fhe_llm.evaluator.device import Address, Argument, DeviceMemoryError, Grid
 from fhe_llm.params import Preset
 

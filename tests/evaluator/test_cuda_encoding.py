@@ -10,6 +10,8 @@ from host_device import HostDevice, compiler
 
 from fhe_llm.errors import ParameterError
 from fhe_llm.evaluator import cuda_encoding, schedule
+from fhe_llm.evaluator.cpu import CpuEvaluator
+from fhe_llm.evaluator.cuda import CudaEvaluator
 from fhe_llm.evaluator.cuda_encoding import DeviceEncoder
 from fhe_llm.evaluator.cuda_loader import Loader
 from fhe_llm.evaluator.plan import plan_linear
@@ -80,6 +82,10 @@ def test_weights_that_are_not_finite_are_refused_as_at_the_host() -> None:
 def test_rings_that_do_not_fit_shared_memory_are_left_to_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_encoding, "MOST_SHARED_BYTES", 4 * PRESET.ring_degree)
     assert encoder().encode("layer", plan_linear(PRESET, 5, 3), np.ones((5, 3), dtype=np.float32)) is None
+
+
+def test_encoded_files_are_the_cpus() -> None:
+    assert CudaEvaluator.form == f"{CpuEvaluator.__module__}.{CpuEvaluator.__qualname__}"
 
 
 def test_what_encoding_needs_is_given_back() -> None:

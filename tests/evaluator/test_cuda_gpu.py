@@ -14,6 +14,7 @@ from test_contract import EvaluatorContract, TestCpu, TestCpuWide
 from test_packed_contract import CpuPackedContract, PackedContract, TestPackedCpu, TestPackedCpuWide
 
 from fhe_llm.evaluator import cuda as cuda_module
+from fhe_llm.evaluator import cuda_encoding, schedule
 from fhe_llm.evaluator.contract import Job
 from fhe_llm.evaluator.cpu import CpuEvaluator
 from fhe_llm.evaluator.cuda import CudaEvaluator
@@ -81,6 +82,25 @@ def test_every_layer_of_smollm2_equals_the_cpu_in_every_plan(shape: tuple[int, i
     cuda = evaluator_for(PRESETS[preset])
     for plan in layer_plans(PRESETS[preset], *shape):
         assert_equals_the_cpu(cuda, plan, jobs=2, clients=2, rounds=3)
+
+
+@pytest.mark.parametrize("bits", [None, 46])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_weights_are_encoded_on_the_device_to_the_cpus_words(
+    preset: str, bits: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At 46 bits of scale the last bit of every operation counts."""
+    parameters, rng = PRESETS[preset], np.random.default_rng()
+    if bits:
+        for module in (cuda_encoding, schedule):
+            monkeypatch.setattr(module, "log_weight_scale", lambda *_: bits)
+    cuda, cpu = evaluator_for(parameters), CpuEvaluator(parameters, threads=2)
+    for shape in SMOLLM2:
+        plan = plan_linear(parameters, *shape)
+        weights = rng.normal(scale=0.05, size=shape).astype(np.float32)
+        found = cuda._encoder.encode("layer", plan, weights)
+        assert found is not None
+        np.testing.assert_array_equal(found.words, cpu.encode("layer", plan, weights).words)
 
 
 @pytest.mark.parametrize("jobs", [7, 64, 100])
@@ -177,6 +197,15 @@ def test_evaluations_recover_from_a_full_device() -> None:
     with device.cuda_device:
         device._pool.set_limit(size=device.memory)
     assert_equals_the_cpu(cuda, plan, jobs=16, clients=4)
+
+
+def test_more_clients_than_their_share_of_keys_holds_take_turns() -> None:
+    preset = PRESETS["default"]
+    cuda = evaluator_for(preset, 512 * MIB)
+    device = cuda.device
+    assert isinstance(device, CupyDevice)
+    assert_equals_the_cpu(cuda, plan_linear(preset, 576, 576), jobs=40, clients=20)
+    assert device.reserved() <= 512 * MIB
 
 
 def test_kernels_keep_everything_in_registers() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -57,6 +59,28 @@ def test_the_same_thing_twice_in_a_lease_is_there_once() -> None:
     with store.lease([item(1, 100, loaded), item(1, 100, loaded)]) as (first, second):
         assert first == second
     assert loaded == [1]
+
+
+def test_what_is_there_does_not_wait_for_what_is_loaded() -> None:
+    store, begun, go_on = DeviceStore(HostDevice(PRESET), 1000), threading.Event(), threading.Event()
+
+    def slow(_buffer: object) -> None:
+        begun.set()
+        assert go_on.wait(20)
+
+    with ThreadPoolExecutor(2) as pool, store.lease([item(1, 100, [])]) as (first,):
+        loading = pool.submit(lease_once, store, Item(2, 100, slow))
+        assert begun.wait(20)
+        assert pool.submit(lease_once, store, item(1, 100, [])).result(20) == first
+        assert not loading.done()
+        go_on.set()
+        assert loading.result(20) != first
+    assert store.used == 200
+
+
+def lease_once(store: DeviceStore, wanted: Item) -> int:
+    with store.lease([wanted]) as (address,):
+        return address
 
 
 def test_a_full_device_makes_room_before_it_gives_up() -> None:

@@ -85,6 +85,20 @@ def test_a_failure_while_capturing_leaves_the_stream_usable(cupy: fake_cupy.Fake
         lane.wait()
 
 
+def test_what_was_asked_is_done_before_an_error_leaves_a_lane(
+    cupy: fake_cupy.FakeCupy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its memory is given back then, and others would write where kernels still do."""
+    lane, done = open_device(PRESET).lane(), list[bool]()
+    monkeypatch.setattr(fake_cupy.Stream, "synchronize", lambda _: done.append(True))
+    with pytest.raises(DeviceMemoryError), lane.active():
+        raise DeviceMemoryError("full")
+    assert done
+    with lane.active():
+        done.clear()
+    assert not done
+
+
 def test_full_memory_is_our_error(cupy: fake_cupy.FakeCupy) -> None:
     device = open_device(PRESET, 300 << 20)
     kept = device.allocate(200 << 20)

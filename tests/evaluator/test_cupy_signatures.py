@@ -1,4 +1,4 @@
-"""What our code asks of CuPy is what the CuPy that is installed takes: the stand-in's calls against the real signatures.
+"""What our code asks of CuPy is what the installed CuPy takes: the stand-in's calls against the real signatures.
 
 Needs no GPU: CuPy imports without one, and what it refuses first is a wrong argument, then the missing driver.
 """
@@ -25,7 +25,7 @@ from fhe_llm.params import PRESETS
 cupy: Any = pytest.importorskip("cupy", reason="needs CuPy (pip install 'fhe-llm[dev]')")
 PRESET = PRESETS["default"]
 MADE = {"cuda.Device", "cuda.MemoryPool", "cuda.PinnedMemoryPool", "RawModule"}
-"""Classes: their documentation does not mention the object that is being made, which the stand-in's functions are handed."""
+"""Classes: their documentation does not mention the object being made, which the stand-in's functions are handed."""
 PARAMETER = re.compile(r"(?:[\w.]+ )*(\*{0,2}\w+)(=.*)?")
 
 

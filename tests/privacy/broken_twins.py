@@ -78,10 +78,10 @@ def one_draw_for_each_word(epsilon: float, table: EmbeddingTable) -> TokenMechan
 class _OwnNeighbours(GroupChoice):
     def _find(self, tokens: Sequence[str]) -> list[Any]:
         size = self.groups[0].size
-        orders = [np.argsort(row, kind="stable") for row in self.table.squared_distances(self._vectors(tokens))]
-        return [
-            (order[:size], self._two[size], np.arange(self._two[size].near)) for order in orders
+        orders = [
+            np.argsort(row, kind="stable") for row in self.table.squared_distances(self._vectors(tokens))
         ]
+        return [(order[:size], self._two[size], np.arange(self._two[size].near)) for order in orders]
 
 
 def own_neighbours(epsilon: float, table: EmbeddingTable, size: int) -> TokenMechanism:

@@ -61,16 +61,12 @@ def approximate_epsilon(
         cut = _threshold(sign * choose, sign * choose_other, delta)
         for above, below, edge in ((count, count_other, cut[0]), (count_other, count, cut[1])):
             hits, other_hits = int((sign * above >= edge).sum()), int((sign * below >= edge).sum())
-            found = loss_below(
-                hits, above.size, other_hits, below.size, delta=delta, failure=failure / 4
-            )
+            found = loss_below(hits, above.size, other_hits, below.size, delta=delta, failure=failure / 4)
             best = max(best, found)
     return best
 
 
-def advantage(
-    one: NDArray[np.float64], other: NDArray[np.float64], *, failure: float = FAILURE
-) -> float:
+def advantage(one: NDArray[np.float64], other: NDArray[np.float64], *, failure: float = FAILURE) -> float:
     """The total variation distance of two distributions is at least this; a threshold chosen as above."""
     (choose, count), (choose_other, count_other) = _halves(one), _halves(other)
     edges = np.quantile(np.concatenate([choose, choose_other]), np.linspace(0.01, 0.99, THRESHOLDS))
@@ -90,9 +86,7 @@ def _passed(values: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[
     return values.size - np.searchsorted(np.sort(values), edges, side="left")
 
 
-def _threshold(
-    one: NDArray[np.float64], other: NDArray[np.float64], delta: float
-) -> tuple[float, float]:
+def _threshold(one: NDArray[np.float64], other: NDArray[np.float64], delta: float) -> tuple[float, float]:
     """The thresholds that show most, of one input against the other and the other way round, with room for chance."""
     edges = np.quantile(np.concatenate([one, other]), np.linspace(0, 1, THRESHOLDS))
     counts, other_counts = _passed(one, edges), _passed(other, edges)

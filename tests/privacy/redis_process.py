@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
 START_S = 20.0
@@ -59,7 +61,7 @@ class RedisProcess:
 
     def client(self) -> redis.Redis:
         """Somebody else's connection to it."""
-        return redis.Redis(unix_socket_path=str(self.socket))
+        return redis.Redis(unix_socket_path=str(self.socket), retry=Retry(NoBackoff(), 0))
 
     def kill(self) -> None:
         """SIGKILL: what was not written is gone."""

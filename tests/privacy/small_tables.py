@@ -30,6 +30,4 @@ def with_strangers() -> EmbeddingTable:
             return None
         return np.array([len(token), ord(token[-1]) - 110.0, 1.0, -0.5, 0.25])
 
-    return EmbeddingTable(
-        WORDS, np.random.default_rng(1).normal(size=(len(WORDS), 5)), elsewhere=elsewhere
-    )
+    return EmbeddingTable(WORDS, np.random.default_rng(1).normal(size=(len(WORDS), 5)), elsewhere=elsewhere)

@@ -17,7 +17,7 @@ from ledger_kit import work
 
 from fhe_llm.errors import BudgetExhaustedError, IdempotencyError, LedgerError
 from fhe_llm.privacy.ledger import Ledger
-from fhe_llm.privacy.open_ledger import open_ledger
+from fhe_llm.privacy.ledger_place import open_ledger
 
 T = TypeVar("T")
 PATIENCE_S = 120.0

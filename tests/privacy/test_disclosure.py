@@ -20,7 +20,9 @@ from fhe_llm.privacy.events import ValuesDisclosed
 from fhe_llm.privacy.ledger import Budget
 
 
-@pytest.mark.parametrize(("bound", "queries", "values", "bits"), [(1.0, 1, 1, 40.0), (2.0**-20, 1000, 768, 128.0)])
+@pytest.mark.parametrize(
+    ("bound", "queries", "values", "bits"), [(1.0, 1, 1, 40.0), (2.0**-20, 1000, 768, 128.0)]
+)
 def test_the_noise_is_what_the_formula_asks_for(bound: float, queries: int, values: int, bits: float) -> None:
     made = NoiseFlooding(bound, queries, values=values, statistical_bits=bits)
     assert made.noise == pytest.approx(2**bits * math.sqrt(queries * values) * bound, rel=1e-9)
@@ -139,6 +141,7 @@ def test_values_that_cannot_be_published_are_refused(bad: Any) -> None:
 
 def test_forked_children_draw_anew() -> None:
     made = NoiseFlooding(1.0, 9, values=1)
+
     def draw() -> bytes:
         return made.publish([1.0]).value.tobytes()
 

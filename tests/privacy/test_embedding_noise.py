@@ -165,6 +165,7 @@ def test_threads_and_forked_children_draw_differently() -> None:
     for thread in threads:
         thread.join()
     assert len(set(drawn)) == 400
+
     def draw() -> bytes:
         return made.protect(np.zeros(2)).value.tobytes()
 

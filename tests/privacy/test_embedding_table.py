@@ -65,6 +65,7 @@ class TestDistances:
         assert far == 4 * dimensions * round(RADIUS / math.sqrt(dimensions)) ** 2 < 1 << 26
         assert levels_of(np.array([far], dtype=np.int32))[0] < LEVELS
 
+
 class TestVectors:
     """How vectors come onto the grid."""
 
@@ -118,7 +119,8 @@ def test_words_that_are_no_tokens_are_refused(words: list[Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "vectors", [np.eye(3), np.ones(2), np.ones((2, 0)), np.ones((2, 2, 2)), "vectors", [["a", "b"], ["c", "d"]]]
+    "vectors",
+    [np.eye(3), np.ones(2), np.ones((2, 0)), np.ones((2, 2, 2)), "vectors", [["a", "b"], ["c", "d"]]],
 )
 def test_vectors_of_another_shape_are_refused(vectors: Any) -> None:
     with pytest.raises(PrivacyParameterError, match="cannot use these vectors"):

@@ -158,7 +158,11 @@ def test_no_draws_of_vectors_refute_the_claim(name: str, draws: int) -> None:
 
 @pytest.mark.parametrize(
     ("make", "name"),
-    [(ThinGaussian, "opposite"), (Unclipped, "longer than the clip"), (ClippedByCoordinate, "all coordinates")],
+    [
+        (ThinGaussian, "opposite"),
+        (Unclipped, "longer than the clip"),
+        (ClippedByCoordinate, "all coordinates"),
+    ],
 )
 def test_a_broken_gaussian_is_caught(make: Callable[..., GaussianEmbedding], name: str) -> None:
     made = make(noise_multiplier=1.0)
@@ -178,20 +182,22 @@ def test_noise_is_drawn_anew_for_each_vector_of_a_call(
 
 
 @pytest.mark.parametrize(("make", "caught"), [(GaussianEmbedding, False), (CoarseNoise, True)])
-def test_the_last_bits_of_a_number_tell_nothing(
-    make: Callable[..., GaussianEmbedding], caught: bool
-) -> None:
+def test_the_last_bits_of_a_number_tell_nothing(make: Callable[..., GaussianEmbedding], caught: bool) -> None:
     """Mironov (2012): which sums a floating-point number can be tells what was added."""
     made = make(noise_multiplier=1.0)
     reachable = []
     for x in (1 / 3, 0.1):
         drawn = made.protect(np.full((10_000, 1), x)).value[:, 0]
         noise = drawn - float(np.trunc(2**26 / 3)) / 2**26
-        reachable.append((noise == noise.astype(np.float16)).astype(float) + 1e-9 * np.arange(10_000) / 10_000)
+        reachable.append(
+            (noise == noise.astype(np.float16)).astype(float) + 1e-9 * np.arange(10_000) / 10_000
+        )
     assert refuted(*reachable, made.quote(np.ones(1))) == caught
 
 
-def flooding(made: NoiseFlooding, draws: int, publications: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def flooding(
+    made: NoiseFlooding, draws: int, publications: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Means over publications of values whose errors are all at one end of what was promised, or at none: each value
     is one draw, moved as far as a whole publication may be."""
     shift = math.sqrt(made.values) * made.error_bound

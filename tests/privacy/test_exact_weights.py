@@ -32,7 +32,9 @@ def test_epsilon_is_never_more_than_what_the_ledger_charges(epsilon: float) -> N
     assert exact > 0
 
 
-@pytest.mark.parametrize("bad", [0.0, -0.0, -1.0, math.nan, math.inf, -math.inf, 1000.001, True, "1", None, 1j])
+@pytest.mark.parametrize(
+    "bad", [0.0, -0.0, -1.0, math.nan, math.inf, -math.inf, 1000.001, True, "1", None, 1j]
+)
 def test_an_epsilon_that_promises_nothing_is_refused(bad: object) -> None:
     with pytest.raises(PrivacyParameterError, match="epsilon="):
         exact_epsilon(bad)  # type: ignore[arg-type]

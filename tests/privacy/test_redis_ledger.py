@@ -86,7 +86,7 @@ def test_a_child_needs_no_lock_that_a_thread_of_its_parent_held(opened: Open) ->
     held, over = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with ledger._store._client().connection_pool._lock:
+        with ledger._store._clients.own().connection_pool._lock:
             held.set()
             over.wait()
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import subprocess
 import sys
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from ledger_kit import spent, work
@@ -15,11 +17,12 @@ from redis_process import RedisProcess, free_port, redis_server
 
 from fhe_llm.errors import LedgerError, PrivacyParameterError
 from fhe_llm.privacy.ledger import Budget
-from fhe_llm.privacy.open_ledger import open_ledger
+from fhe_llm.privacy.ledger_place import open_ledger
 from fhe_llm.privacy.redis_ledger import RedisLedger
 
 SECRET = "s3cret/p@ss word"
 QUOTED = "s3cret%2Fp%40ss%20word"
+PAGE = Path(__file__).parents[2] / "docs" / "privacy-ledger.md"
 
 
 @pytest.fixture(scope="module")
@@ -79,11 +82,26 @@ class TestServersThatAreNotTrusted:
             assert ledger.principals() in ((), ("ann",))
 
     def test_one_that_does_not_let_us_ask_is_used(self, server: RedisProcess) -> None:
-        allowed = ["+evalsha", "+eval", "+@read", "+@write", "+time", "+@connection"]
+        self.as_user(server, "~* +@all -info -config")
+
+    def test_the_user_on_the_page_may_do_all_that_a_ledger_needs(self, server: RedisProcess) -> None:
+        (rights,) = re.findall(r"^ACL SETUSER ledger on >PASSWORD (.*)$", PAGE.read_text(), re.MULTILINE)
+        self.as_user(server, rights)
+
+    def as_user(self, server: RedisProcess, rights: str) -> None:
+        """All a ledger can do, by a user with these rights."""
         with server.client() as client:
-            client.execute_command("ACL", "SETUSER", "quiet", "on", "nopass", "~*", "-@all", *allowed)
-        with RedisLedger(f"redis://quiet:any@127.0.0.1:{server.port}") as ledger:
-            ledger.charge("quiet", work(1), key="k")
+            client.flushall()
+            client.execute_command("ACL", "SETUSER", "ledger", "reset", "on", f">{SECRET}", *rights.split())
+            client.script_flush()
+        with RedisLedger(f"redis://ledger:{QUOTED}@127.0.0.1:{server.port}/0") as ledger:
+            ledger.set_budget("ann", Budget("rounds", 5))
+            ledger.commit(ledger.reserve("ann", work(2), key="k"), work(1))
+            ledger.release(ledger.reserve("ann", work(2), key="l"))
+            assert ledger.budgets("ann") == (Budget("rounds", 5),)
+            assert spent(ledger) == {("rounds", "lifetime"): 1}
+            assert len(list(ledger.history())) == len(list(ledger.history("ann"))) == 5
+            assert ledger.principals() == ("ann",)
 
     def test_one_without_memory(self, server: RedisProcess) -> None:
         with RedisLedger(server.url) as ledger:
@@ -216,7 +234,7 @@ def test_without_the_package_it_says_what_to_install() -> None:
     code = (
         "import sys; sys.modules['redis'] = None\n"
         "from fhe_llm.errors import LedgerError\n"
-        "from fhe_llm.privacy.open_ledger import open_ledger\n"
+        "from fhe_llm.privacy.ledger_place import open_ledger\n"
         "from fhe_llm.privacy.redis_ledger import RedisLedger\n"
         "for make in (RedisLedger, open_ledger):\n"
         "    try: make('redis://me:s3cret@localhost')\n"

@@ -40,6 +40,7 @@ from fhe_llm.privacy.reporting.exposure import (
     EventTally,
     ExposureTally,
 )
+from fhe_llm.privacy.reporting.view import MOST_ALERTS, MOST_SHOWN, view_of
 from fhe_llm.privacy.reporting.words import EVENT_WORDS, briefly, number, printable
 
 CALL = EncryptedCall(model="m", rounds=3, bytes_up=10, bytes_down=20)
@@ -306,3 +307,16 @@ def test_text_that_steers_a_terminal_is_made_harmless(ledger: SqliteLedger) -> N
     assert "\x1b" not in text
     assert "[2Jgone" in text
     assert len(printable("x" * 10_000)) == 300
+
+
+def test_of_many_principals_the_page_shows_those_whose_budgets_are_fullest(tmp_path: Path) -> None:
+    with SqliteLedger(tmp_path / "many") as many:
+        for i in range(MOST_SHOWN + 3):
+            many.set_budget(f"user{i:03}", Budget.of(0 if i >= 3 else 1, "epsilon"))
+        report = report_on(many)
+    view = view_of(report)
+    assert [person.name for person in view.people] == [f"user{i:03}" for i in range(3, MOST_SHOWN + 3)]
+    assert (len(view.alerts), view.more_alerts) == (MOST_ALERTS, MOST_SHOWN - MOST_ALERTS)
+    assert len(report.to_dict()["principals"]) == MOST_SHOWN + 3
+    assert "3 more principals have more left" in text_report(report)
+    assert "3 more principals have more left" in html_page(report)

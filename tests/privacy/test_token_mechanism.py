@@ -172,7 +172,9 @@ def test_draws_follow_the_distribution(kind: str) -> None:
     assert drawn.total() == count
     row = dict(zip(WORDS, made.distribution("eel"), strict=True))
     assert set(drawn) <= {word for word, share in row.items() if share}
-    far = sum((drawn[word] - count * float(share)) ** 2 / (count * share) for word, share in row.items() if share)
+    far = sum(
+        (drawn[word] - count * float(share)) ** 2 / (count * share) for word, share in row.items() if share
+    )
     assert far < 60
 
 

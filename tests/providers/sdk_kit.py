@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import ssl
+from typing import Any, Final
 
 import anthropic
 import openai
@@ -27,18 +28,20 @@ ANTHROPIC_TOOL: Any = {
 }
 
 
+_PLAIN: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""Loading certificates takes longer than a test."""
+
+
 def openai_client(server: ProviderServer, **settings: Any) -> openai.OpenAI:
     """A blocking client of the OpenAI SDK."""
-    return openai.OpenAI(
-        **{"api_key": OPENAI_KEY, "base_url": server.openai_url, "max_retries": 0, **settings}
-    )
+    given = {"api_key": OPENAI_KEY, "base_url": server.openai_url, "max_retries": 0}
+    return openai.OpenAI(http_client=openai.DefaultHttpxClient(verify=_PLAIN), **given | settings)
 
 
 def anthropic_client(server: ProviderServer, **settings: Any) -> anthropic.Anthropic:
     """A blocking client of the Anthropic SDK."""
-    return anthropic.Anthropic(
-        **{"api_key": ANTHROPIC_KEY, "base_url": server.anthropic_url, "max_retries": 0, **settings}
-    )
+    given = {"api_key": ANTHROPIC_KEY, "base_url": server.anthropic_url, "max_retries": 0}
+    return anthropic.Anthropic(http_client=anthropic.DefaultHttpxClient(verify=_PLAIN), **given | settings)
 
 
 def huggingface_client(server: ProviderServer, **settings: Any) -> InferenceClient:

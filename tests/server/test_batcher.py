@@ -15,9 +15,9 @@ from rounds_kit import DEFAULT, InstantEvaluator, job, residues
 
 from fhe_llm.evaluator.contract import EncodedLayer, EvaluationKeys, Job
 from fhe_llm.evaluator.cpu import CpuEvaluator
+from fhe_llm.evaluator.device import DeviceLostError
 from fhe_llm.evaluator.packed_plan import plan_elements
 from fhe_llm.evaluator.plan import plan_linear
-from fhe_llm.evaluator.device import DeviceLostError
 from fhe_llm.params import preset
 from fhe_llm_server.batcher import BATCH_JOBS, Batcher
 from fhe_llm_server.metrics import Metrics

@@ -133,6 +133,7 @@ def test_machines_that_cannot(machine: FakeRuntime, words: str, monkeypatch: pyt
             r"do not compile \(kernel.cu\(1\): error\)",
         ),
         (RuntimeError("CuPy failed to load libnvrtc.so.13\nmore"), "failed to load libnvrtc"),
+        (OSError(""), "cannot use CUDA: OSError"),
     ],
 )
 def test_kernels_that_cannot_be_compiled(

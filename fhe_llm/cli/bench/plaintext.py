@@ -105,8 +105,7 @@ class Transformers:
 
 
 def torch_device(torch: Any) -> tuple[str, str]:
-    """Where torch computes, and what to add to an engine's name; the CPU, in words, where torch does not see the GPU that
-    the proxy uses."""
+    """Where torch computes, and what to add to an engine's name: a GPU's, or that torch does not see the proxy's."""
     gpu = gpu_name()
     if gpu is None:
         return "cpu", ""

@@ -128,16 +128,11 @@ class View:
 def view_of(report: BudgetReport) -> View:
     """The page of a report."""
     urgent = sorted(report.principals, key=_fullest, reverse=True)[:MOST_SHOWN]
-    kept = (
-        [each for each in report.principals if each in urgent]
-        if len(report.principals) > MOST_SHOWN
-        else None
-    )
-    people = tuple(_person(each, f"p{i}") for i, each in enumerate(kept or report.principals, 1))
+    names = {each.principal for each in urgent}
+    kept = [each for each in report.principals if each.principal in names]
+    people = tuple(_person(each, f"p{i}") for i, each in enumerate(kept, 1))
     rows = tuple(_row(entry) for entry in reversed(report.newest))
-    alerts = sorted(
-        _alerts(kept or list(report.principals), people, report.made_at), key=lambda alert: alert.level
-    )
+    alerts = sorted(_alerts(kept, people, report.made_at), key=lambda alert: alert.level)
     return View(
         made=moment(report.made_at),
         store=report.store,

@@ -43,10 +43,11 @@ PROTECTION_WORDS: Final[Mapping[Protection, str]] = {
     "quota": "quota, no privacy figure",
 }
 LEAST_WORDS: Final[Mapping[Window, str]] = {
-    window: f"{length / DAY_MS:g} days" if length > DAY_MS else f"{length / 3_600_000:g} hours"
+    window: f"{length // 60_000} minutes" if length < 3_600_000 else f"{length / 3_600_000:g} hours"
     for window, length in LEAST_MS.items()
 }
 UNITS_DIFFER: Final = "Units are never added: ε and ε per distance, ρ and the rest say different things."
+SINGULAR: Final = {"queries": "query"}
 LENGTHS: Final = ((3_600_000, "h"), (60_000, "min"), (1000, "s"))
 SIGNIFICANT: Final = 4
 LONGEST: Final = 300
@@ -127,7 +128,8 @@ def _count(name: str, count: int) -> str:
         return f"{human_bytes(count)} {name[6:]}".rstrip()
     if name == "milliseconds":
         return f"{briefly(count, 'milliseconds', up=True)} of the evaluator"
-    return f"{count:,} {'identifiers' if name == 'replaced' else name}"
+    word = "identifiers" if name == "replaced" else name
+    return f"{count:,} {word if count != 1 else SINGULAR.get(word, word.removesuffix('s'))}"
 
 
 def forecast_words(forecast: Forecast, unit: Unit, window: Window) -> str:

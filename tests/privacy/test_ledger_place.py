@@ -1,4 +1,4 @@
-"""A name is a file or a Redis URL, and nothing else."""
+"""A place is a file or a Redis URL, and nothing else."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ledger_kit import spent, work
 from redis_process import redis_server
 
 from fhe_llm.errors import LedgerError, PrivacyParameterError
-from fhe_llm.privacy.open_ledger import open_ledger
+from fhe_llm.privacy.ledger_place import open_ledger
 from fhe_llm.privacy.redis_ledger import RedisLedger
 from fhe_llm.privacy.sqlite_ledger import SqliteLedger
 
