@@ -16,6 +16,7 @@ from fhe_llm.privacy.identifiers.gazetteer import (
     is_no_name,
     is_surname,
 )
+from fhe_llm.privacy.identifiers.mail_names import names_in_mail
 from fhe_llm.privacy.identifiers.person_patterns import TOKEN, person_patterns
 from fhe_llm.privacy.identifiers.word_lists import alternation
 
@@ -57,10 +58,9 @@ class PersonNameRecogniser:
             found |= {(*span, _TOLD) for match in form.finditer(text) for span in _told(_words(match))}
         for form in (forms.maybe_introduced, forms.speaking):
             found |= {(*span, HEURISTIC) for match in form.finditer(text) for span in _known(_words(match))}
-        found |= {(*span, HEURISTIC) for span in _speakers(text)}
-        found |= {
-            (*span, HEURISTIC) for m in forms.addressee.finditer(text) for span in _whole_line(_words(m))
-        }
+        found |= {(*span, HEURISTIC) for span in (*_speakers(text), *_columns(text), *names_in_mail(text))}
+        for form in (forms.addressee, forms.described):
+            found |= {(*span, HEURISTIC) for m in form.finditer(text) for span in _whole(_words(m))}
         found |= {(*span, HEURISTIC) for m in forms.letterhead.finditer(text) for span in _headed(_words(m))}
         for match in forms.capitalised.finditer(text):
             found |= {(*span, HEURISTIC) for span in _unannounced(match)}
@@ -81,9 +81,10 @@ def _is_initial(titled: re.Match[str]) -> bool:
 
 
 def _words(match: re.Match[str]) -> Words:
-    """The words of the match's first group; none where they belong to a company."""
-    words = list(TOKEN.finditer(match.string, match.start(1), match.end(1)))
-    company = _COMPANY.match(match.string, match.end(1)) or any(
+    """The words of the match's only group; none where they belong to a company."""
+    group = match.lastindex or 1
+    words = list(TOKEN.finditer(match.string, match.start(group), match.end(group)))
+    company = _COMPANY.match(match.string, match.end(group)) or any(
         _COMPANY.match(f" {word[0]}") for word in words
     )
     return [] if company else words
@@ -143,10 +144,24 @@ def _headed(words: Words) -> Iterator[tuple[int, int]]:
         yield words[0].start(), words[-1].end()
 
 
-def _whole_line(words: Words) -> Iterator[tuple[int, int]]:
-    """A line of two words or more, all of which may belong to a name, above a street."""
+def _whole(words: Words) -> Iterator[tuple[int, int]]:
+    """Two words or more, all of which may belong to a name: above a street, or before words such as ``born``."""
     if len(words) > 1 and _trimmed(words) == words:
         yield words[0].start(), words[-1].end()
+
+
+def _columns(text: str) -> Iterator[tuple[int, int]]:
+    """Two names or more side by side on a line, as parties sign."""
+    row: list[tuple[int, int]] = []
+    for match in person_patterns().columns.finditer(text):
+        words = _words(match)
+        if len(words) < 2 or _trimmed(words) != words:
+            continue
+        if row and text[row[-1][1] : words[0].start()].strip(" \t"):
+            row = []
+        row.append((words[0].start(), words[-1].end()))
+        if len(row) > 1:
+            yield from row[-2:]
 
 
 def _speakers(text: str) -> Iterator[tuple[int, int]]:

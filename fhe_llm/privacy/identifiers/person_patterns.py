@@ -20,7 +20,8 @@ _INITIALS: Final = rf"(?:{_CAPITAL}\.){{1,3}}(?!\w)"
 _PART: Final = rf"(?:{_INITIALS}|{_WORD}(?!\.[^\W\d_]))"
 _GAP: Final = r"[ \u00a0]"
 _NAME: Final = rf"{_PART}(?:{_GAP}(?:{_PARTICLE}{_GAP}){{0,3}}{_PART}){{0,5}}"
-_LED: Final = rf"(?:{_PARTICLE}{_GAP}){{0,3}}{_NAME}"
+# "y" and "e" join two surnames, and never begin a name
+_LED: Final = rf"(?:(?![ye]{_GAP}){_PARTICLE}{_GAP}){{0,3}}{_NAME}"
 _LINE: Final = r"^[ \t>#*_]{0,6}"
 TOKEN: Final = re.compile(rf"{_INITIALS}|[\w'’-]+")
 
@@ -33,6 +34,8 @@ class PersonPatterns:
     addressed: re.Pattern[str]
     degreed: re.Pattern[str]
     writing: re.Pattern[str]
+    described: re.Pattern[str]
+    columns: re.Pattern[str]
     addressee: re.Pattern[str]
     labelled: re.Pattern[str]
     introduced: re.Pattern[str]
@@ -67,6 +70,9 @@ def person_patterns() -> PersonPatterns:
         "degreed": rf"{told}, ?(?:M\.?D|Ph\.?D|D\.?D\.?S|R\.?N|Esq|J\.?D|MBA|MSc|BSc|CPA|LL\.?M)\b(?! [0-9]{{5}})",
         "writing": rf"{told} (?i:wrote|writes|schrieb|schreibt|a écrit|écrit|escribió|escribe|ha scritto|scrive"
         r"|schreef|schrijft)\b",
+        "described": rf"{told}(?:,? ?\(|,? )(?i:{alternation('descriptions')})\b"
+        rf"|{told} \((?=[+(0-9][0-9 ()/.-]{{6,24}}\))",
+        "columns": rf"(?:^|(?<=[ \t]{{4}}))({_LED})(?=[ \t]{{4,60}}[^\W\d_a-zß-öø-ÿ]|[ \t]{{0,4}}$)(?<=[^\W\d_])",
         "addressee": rf"{_LINE}({_LED})[ \t]{{0,4}}\n[ \t>]{{0,8}}(?=[0-9]{{1,5}}[A-Za-z]?,? [^\W\d_]"
         r"|[^\n,;:.!?]{3,60} [0-9]{1,5}[A-Za-z]?(?:[-/][0-9]{1,4})?[ \t]{0,4}$)",
         "labelled": label + name,

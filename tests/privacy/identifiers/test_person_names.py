@@ -102,3 +102,10 @@ def test_roles_and_stamped_lines_announce_people() -> None:
     assert people("vertreten durch die Geschäftsführerin Xylan Quorbin,") == ["Xylan Quorbin"]
     assert people("z. Hd. Xylan Quorbin") == ["Xylan Quorbin"]
     assert people("Xylan 10:42\nhello\n") == ["Xylan"]
+
+
+def test_parties_who_sign_side_by_side_and_those_who_are_described() -> None:
+    assert people("Xylan Quorbin                Ylva van Zorn\n") == ["Xylan Quorbin", "Ylva van Zorn"]
+    assert people("Xylan Quorbin                total\n") == []
+    assert people("y Xylan Quorbin, nacido el martes") == ["Xylan Quorbin"]
+    assert people("Xylan Quorbin (020 7946 0958)") == ["Xylan Quorbin"]

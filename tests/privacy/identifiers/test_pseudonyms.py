@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -16,7 +17,9 @@ from valid_numbers import cards, ibans
 from fhe_llm.errors import PrivacyParameterError
 from fhe_llm.privacy import Pseudonymiser
 from fhe_llm.privacy.events import IdentifiersReplaced
+from fhe_llm.privacy.identifiers import pseudonyms as pseudonyms_module
 from fhe_llm.privacy.identifiers.defaults import default_recognisers
+from fhe_llm.privacy.identifiers.mentions import normalised
 from fhe_llm.privacy.identifiers.placeholders import PlaceholderForm
 
 DEFAULT = Pseudonymiser()
@@ -62,7 +65,7 @@ texts = st.lists(
 
 
 @given(st.lists(texts, max_size=4))
-@settings(max_examples=150)
+@settings(max_examples=80)
 def test_what_is_replaced_and_restored_is_what_it_was(conversation: list[str]) -> None:
     pseudonyms = DEFAULT.start()
     sent = pseudonyms.replace(conversation).value
@@ -185,7 +188,12 @@ def test_text_that_looks_like_a_placeholder_all_along_is_told_apart() -> None:
     assert pseudonyms.restore(sent) == text
 
 
-def test_many_threads_agree_on_the_placeholders() -> None:
+def test_many_threads_agree_on_the_placeholders(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slowly(kind: str, original: str) -> str:
+        time.sleep(0.0005)  # others run while a number is given
+        return normalised(kind, original)
+
+    monkeypatch.setattr(pseudonyms_module, "normalised", slowly)
     people = [f"Mr. Quor{chr(97 + i)}bin" for i in range(20)]
     pseudonyms = DEFAULT.start()
     barrier = threading.Barrier(8)
@@ -202,7 +210,7 @@ def test_many_threads_agree_on_the_placeholders() -> None:
     assert {sent for _, sent in said} == {f"Mr. [PERSON_{i + 1}]" for i in range(len(people))}
 
 
-@pytest.mark.parametrize("text", [pytest.param(text, id=name) for name, text in hostile(20_000)])
+@pytest.mark.parametrize("text", [pytest.param(text, id=name) for name, text in hostile(6_000)])
 def test_hostile_text_is_replaced_and_restored(text: str) -> None:
     pseudonyms = DEFAULT.start()
     sent = pseudonyms.replace([text]).value[0]
@@ -210,7 +218,7 @@ def test_hostile_text_is_replaced_and_restored(text: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("text", [pytest.param(text, id=name) for name, text in hostile(400_000)])
+@pytest.mark.parametrize("text", [pytest.param(text, id=name) for name, text in hostile(200_000)])
 def test_long_hostile_text_takes_seconds_where_a_step_back_at_every_character_would_take_hours(
     text: str,
 ) -> None:
