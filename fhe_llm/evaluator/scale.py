@@ -30,9 +30,9 @@ def singular_value_bound(weights: NDArray[np.float32]) -> float:
 
     Lanczos iteration on the Gram matrix of the shorter side d, never formed, from a random start. After k steps the
     largest eigenvalue is underestimated by more than a factor 1 - e with probability at most
-    1.648 sqrt(d) exp(-sqrt(e) (2 k - 1)) (Kuczynski and Wozniakowski, "Estimating the largest eigenvalue by the power and
-    Lanczos algorithms", 1992, theorem 4.2); dividing by 1 - e makes it a bound that fails with probability below 10^-12
-    for d up to 2^18. The start is seeded, so equal weights give equal bounds. 4 k in out operations.
+    1.648 sqrt(d) exp(-sqrt(e) (2 k - 1)) (Kuczynski and Wozniakowski, "Estimating the largest eigenvalue by the power
+    and Lanczos algorithms", 1992, theorem 4.2); dividing by 1 - e makes it a bound that fails with probability below
+    10^-12 for d up to 2^18. The start is seeded, so equal weights give equal bounds. 4 k in out operations.
     """
     largest = float(np.abs(weights).max(initial=0.0))
     if largest == 0.0:
