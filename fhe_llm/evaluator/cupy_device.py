@@ -6,6 +6,7 @@ CuPy is imported when a device is opened. Everything that can be wrong with an i
 
 from __future__ import annotations
 
+import gc
 import importlib
 import logging
 from collections.abc import Callable, Iterator
@@ -178,6 +179,7 @@ class CupyDevice:
 
     def trim(self) -> None:
         """See :class:`fhe_llm.evaluator.device.Device`."""
+        gc.collect()  # an error that was dealt with holds its frames, and their buffers, in a cycle (Python 3.12)
         with self.cuda_device:
             self._pool.free_all_blocks()
 

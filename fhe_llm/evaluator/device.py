@@ -107,5 +107,5 @@ class Device(Protocol):
         ...
 
     def trim(self) -> None:
-        """Return what is cached to the device."""
+        """Return to the device what is cached, and what only waits for the garbage collector."""
         ...

@@ -99,6 +99,15 @@ def test_what_was_asked_is_done_before_an_error_leaves_a_lane(
     assert not done
 
 
+def test_trimming_reaches_what_a_cycle_holds(cupy: fake_cupy.FakeCupy) -> None:
+    device = open_device(PRESET)
+    error = DeviceMemoryError("full")
+    error.args = (error, device.allocate(1 << 20))  # as the frames of an error do that were handled elsewhere
+    del error
+    device.trim()
+    assert device.used() == 0
+
+
 def test_full_memory_is_our_error(cupy: fake_cupy.FakeCupy) -> None:
     device = open_device(PRESET, 300 << 20)
     kept = device.allocate(200 << 20)
