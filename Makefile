@@ -2,6 +2,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# A file's tests share processes they started, so a file is run by one worker.
+PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
+
 RESULTS := docs/results
 PLAINTEXT ?=
 PROXY_BENCHES := decode prefill concurrency memory overhead calibrate
@@ -32,7 +35,7 @@ demo: venv
 	$(BIN)/fhe-llm demo
 
 test: venv
-	$(BIN)/python -m pytest -q -m "not slow and not gpu"
+	$(PYTEST) -m "not slow and not gpu"
 
 test-slow: venv
 	$(BIN)/python -m pytest -q -m "slow and not gpu" --ignore=tests/test_notebooks.py
