@@ -38,7 +38,7 @@ test: venv
 	$(PYTEST) -m "not slow and not gpu"
 
 test-slow: venv
-	$(BIN)/python -m pytest -q -m "slow and not gpu" --ignore=tests/test_notebooks.py
+	$(PYTEST) -m "slow and not gpu" --ignore=tests/test_notebooks.py
 
 # Every notebook, top to bottom, in a fresh kernel.
 test-notebooks: venv

@@ -78,7 +78,14 @@ def test_an_agent_decides_by_itself_to_call_its_tool(smollm2_client: fhe_llm.Enc
     assert not last.tool_calls
 
 
-def test_the_page_runs_as_it_stands(smollm2_proxy: ProxyProcess, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_page_runs_as_it_stands(
+    smollm2_proxy: ProxyProcess,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where the ledger of the closed model is
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-never-sent")
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     names: dict[str, Any] = {"__name__": "page"}
     exec("\n".join(blocks).replace("http://127.0.0.1:8080", smollm2_proxy.base_url), names)
@@ -87,3 +94,4 @@ def test_the_page_runs_as_it_stands(smollm2_proxy: ProxyProcess, capsys: pytest.
     assert "Paris" in shown
     assert "get_weather" in shown
     assert "guarantee" in shown
+    assert "7 tokens replaced at 10 each" in shown

@@ -86,7 +86,11 @@ def test_a_conversation(make: MakeLLM) -> None:
     assert "Paris" in (response.message.content or "")
 
 
-def test_the_page_runs_as_it_stands(proxy: ProxyProcess, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_page_runs_as_it_stands(
+    proxy: ProxyProcess, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where the ledger of the closed model is
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-never-sent")
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     code = "\n".join(blocks).replace("http://127.0.0.1:8080", proxy.base_url)
     names: dict[str, Any] = {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,6 @@ from fhe_llm.privacy.infer_dpt import InferDpt
 from fhe_llm.privacy.mechanism import TextMechanism
 from fhe_llm.privacy.token_mechanism import TokenMechanism
 
-MILLION = pytest.param(1_000_000, marks=pytest.mark.slow)
 DELTAS = (0.1, 1e-3)
 LONG = 1e6
 """Longer than any clip."""
@@ -76,6 +75,16 @@ BROKEN = {
 }
 
 
+AT_LENGTH = ("plain", "plain, one near", "metric", "group", "InferDPT")
+"""One of each mechanism: a million draws for each of the two texts."""
+
+
+def with_a_million(names: Iterable[str], at_length: Sequence[str], few: int) -> list[Any]:
+    """Every name with ``few`` draws, and those ``at_length`` with a million."""
+    long = [pytest.param(name, 1_000_000, marks=pytest.mark.slow) for name in at_length]
+    return [*((name, few) for name in names), *long]
+
+
 def table_of(mechanism: TextMechanism) -> Any:
     return getattr(getattr(mechanism, "_mechanism", mechanism), "table")  # noqa: B009
 
@@ -96,8 +105,7 @@ def text_epsilon(mechanism: TextMechanism, one: str, other: str, draws: int) -> 
     return pure_epsilon(*counts)
 
 
-@pytest.mark.parametrize("draws", [10_000, MILLION])
-@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize(("name", "draws"), with_a_million(PAIRS, AT_LENGTH, 10_000))
 def test_no_draws_of_text_refute_the_claim(name: str, draws: int) -> None:
     make, one, other = PAIRS[name]
     mechanism = make()
@@ -145,8 +153,7 @@ def projected(
     return [made.protect(np.tile(x, (draws, 1))).value @ direction for x in (one, other)]
 
 
-@pytest.mark.parametrize("draws", [5_000, MILLION])
-@pytest.mark.parametrize("name", VECTOR_PAIRS)
+@pytest.mark.parametrize(("name", "draws"), with_a_million(VECTOR_PAIRS, ["opposite", "longer than the clip"], 5_000))
 def test_no_draws_of_vectors_refute_the_claim(name: str, draws: int) -> None:
     made = GaussianEmbedding(noise_multiplier=1.0)
     one, other = projected(draws, made, VECTOR_PAIRS[name])
@@ -216,7 +223,7 @@ def promised(made: NoiseFlooding, publications: int) -> tuple[VectorsNoised, flo
 
 
 @pytest.mark.parametrize(
-    ("draws", "publications"), [(4_000, 1), (2_000, 2), pytest.param(1_000_000, 1, marks=pytest.mark.slow)]
+    ("draws", "publications"), [(4_000, 1), (2_000, 2), pytest.param(500_000, 1, marks=pytest.mark.slow)]
 )
 def test_no_published_values_refute_the_claim_of_flooding(draws: int, publications: int) -> None:
     made = NoiseFlooding(0.25, 2 * publications, values=draws, statistical_bits=0.01)
