@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
+
 import make_performance_page as maker
 import pytest
 from performance_sections import seconds, size, table
@@ -12,6 +16,12 @@ RECORDS = maker.load(maker.DOCS / "results")
 def test_every_record_is_there_and_measured_what_its_name_says() -> None:
     assert set(RECORDS) == set(maker.NAMES)
     assert all(record["benchmark"] == name for name, record in RECORDS.items())
+
+
+@pytest.mark.parametrize("path", sorted((maker.DOCS / "results").glob("*.json")), ids=lambda path: path.stem)
+def test_a_record_names_the_commit_it_was_measured_at(path: Path) -> None:
+    commit = json.loads(path.read_text("utf-8"))["commit"]
+    assert re.fullmatch("[0-9a-f]{12}", commit), "measure again with every source committed"
 
 
 def test_the_page_is_made_from_the_committed_records() -> None:
