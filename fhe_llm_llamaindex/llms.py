@@ -42,10 +42,13 @@ from fhe_llm.privacy import Account
 from fhe_llm_llamaindex import structured
 from fhe_llm_llamaindex.messages import (
     Unfolding,
+    as_messages,
     chat_response,
     completion_response,
     plain_messages,
+    tool_dicts,
     tool_selections,
+    with_user_message,
 )
 
 M = TypeVar("M", bound=BaseModel)
@@ -250,7 +253,7 @@ class EncryptedLLM(FunctionCallingLLM):
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
         """:meth:`complete` as tokens decrypt; closing the generator stops the work."""
         chunks = self._client.stream(
-            _prompt(prompt, self._asks(self.connect(), formatted)), **self._options(kwargs)
+            as_messages(prompt, self._asks(self.connect(), formatted)), **self._options(kwargs)
         )
         return _each(chunks, Unfolding().completion)
 
@@ -260,7 +263,7 @@ class EncryptedLLM(FunctionCallingLLM):
     ) -> CompletionResponseAsyncGen:
         """:meth:`stream_complete` on an event loop."""
         chat = self._asks(await self.aconnect(), formatted)
-        chunks = self._client.astream(_prompt(prompt, chat), **self._options(kwargs))
+        chunks = self._client.astream(as_messages(prompt, chat), **self._options(kwargs))
         return _aeach(chunks, Unfolding().completion)
 
     async def apredict(self, prompt: BasePromptTemplate, **prompt_args: Any) -> str:
@@ -289,12 +292,9 @@ class EncryptedLLM(FunctionCallingLLM):
         tool_choice: str | Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        messages = list(chat_history or ())
-        if user_msg is not None:
-            messages.append(ChatMessage(user_msg) if isinstance(user_msg, str) else user_msg)
         return {
-            "messages": messages,
-            "tools": [tool.metadata.to_openai_tool(skip_length_check=True) for tool in tools],
+            "messages": with_user_message(chat_history, user_msg),
+            "tools": tool_dicts(tools),
             "tool_choice": tool_choice or ("required" if tool_required and tools else "auto"),
             "parallel_tool_calls": allow_parallel_tool_calls,
             **kwargs,
@@ -377,10 +377,6 @@ class EncryptedLLM(FunctionCallingLLM):
 
     def _asks(self, info: ModelInfo, formatted: bool) -> bool:
         return info.chat and not formatted
-
-
-def _prompt(prompt: str, chat: bool) -> str | list[dict[str, Any]]:
-    return [{"role": "user", "content": prompt}] if chat else prompt
 
 
 def _refuse_unknown(given: Mapping[str, Any], known: Any, what: str) -> None:

@@ -16,6 +16,7 @@ from llama_index.core.base.llms.types import (
     ToolCallBlock,
 )
 from llama_index.core.llms.llm import ToolSelection
+from llama_index.core.tools import BaseTool
 
 from fhe_llm import Answer, Chunk, ToolCall
 from fhe_llm.errors import RequestError
@@ -119,12 +120,35 @@ def _raw(answer: Answer | None) -> dict[str, Any] | None:
     return None if answer is None else {**answer.to_dict(), "usage": _usage(answer)}
 
 
-def _usage(answer: Answer) -> dict[str, int]:
+def token_counts(prompt: int, completion: int) -> dict[str, int]:
+    """Counts under the names that LlamaIndex's token counters look for."""
     return {
-        "prompt_tokens": answer.prompt_tokens,
-        "completion_tokens": answer.completion_tokens,
-        "total_tokens": answer.prompt_tokens + answer.completion_tokens,
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
     }
+
+
+def as_messages(prompt: str, chat: bool) -> str | list[dict[str, Any]]:
+    """A prompt as a user's message where the model is a chat model; else as it is."""
+    return [{"role": "user", "content": prompt}] if chat else prompt
+
+
+def with_user_message(
+    chat_history: Sequence[ChatMessage] | None, user_msg: str | ChatMessage | None
+) -> list[ChatMessage]:
+    """The history, and behind it the user's new message where there is one."""
+    new = ChatMessage(user_msg) if isinstance(user_msg, str) else user_msg
+    return [*(chat_history or ()), *([] if new is None else [new])]
+
+
+def tool_dicts(tools: Sequence[BaseTool]) -> list[dict[str, Any]]:
+    """Tools in OpenAI's form, descriptions of any length."""
+    return [tool.metadata.to_openai_tool(skip_length_check=True) for tool in tools]
+
+
+def _usage(answer: Answer) -> dict[str, int]:
+    return token_counts(answer.prompt_tokens, answer.completion_tokens)
 
 
 def _accounts(answer: Answer | None) -> dict[str, Any]:

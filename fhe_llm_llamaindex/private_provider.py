@@ -29,7 +29,7 @@ import fhe_llm.providers as providers
 from fhe_llm.errors import RequestError
 from fhe_llm.privacy import Account, Pseudonymiser, TextMechanism
 from fhe_llm.providers import PrivateAnswer, Provider, ProviderOptions, ReleaseReceipt
-from fhe_llm_llamaindex.messages import plain_messages, tool_selections
+from fhe_llm_llamaindex.messages import plain_messages, tool_dicts, tool_selections, with_user_message
 from fhe_llm_llamaindex.provider_responses import (
     chat_response,
     choice_of,
@@ -225,16 +225,14 @@ class PrivateProviderLLM(FunctionCallingLLM):
         tool_choice: str | Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        messages = list(chat_history or ())
-        if user_msg is not None:
-            messages.append(ChatMessage(user_msg) if isinstance(user_msg, str) else user_msg)
+        messages = with_user_message(chat_history, user_msg)
         if not tools:
             return {"messages": messages, **kwargs}
         if not allow_parallel_tool_calls and self.provider_name != "anthropic":  # it has no such field
             kwargs["extra"] = {"parallel_tool_calls": False, **kwargs.get("extra", {})}
         return {
             "messages": messages,
-            "tools": [tool.metadata.to_openai_tool(skip_length_check=True) for tool in tools],
+            "tools": tool_dicts(tools),
             "tool_choice": choice_of(tool_choice, required=tool_required),
             **kwargs,
         }

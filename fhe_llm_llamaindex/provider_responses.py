@@ -20,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from fhe_llm.errors import RequestError
 from fhe_llm.providers import PrivateAnswer
+from fhe_llm_llamaindex.messages import token_counts
 from fhe_llm_llamaindex.structured import place
 
 M = TypeVar("M", bound=BaseModel)
@@ -104,11 +105,7 @@ def _usage(answer: PrivateAnswer) -> dict[str, int]:
     usage = answer.usage
     if usage is None:
         return {}
-    return {
-        "prompt_tokens": usage.input_tokens,
-        "completion_tokens": usage.output_tokens,
-        "total_tokens": usage.input_tokens + usage.output_tokens,
-    }
+    return token_counts(usage.input_tokens, usage.output_tokens)
 
 
 def _accounts(answer: PrivateAnswer | None) -> dict[str, Any]:

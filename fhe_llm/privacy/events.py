@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -19,7 +20,7 @@ CKKS_ASSUMPTION: Final = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
+class Event(abc.ABC):
     """Base of all events: plain numbers and names only, never text, a secret or a value that was protected."""
 
     kind: ClassVar[Kind]
@@ -33,9 +34,9 @@ class Event:
     def _from(cls, data: Mapping[str, Any]) -> Self:
         return cls(**{field.name: data[field.name] for field in fields(cls) if field.name in data})
 
+    @abc.abstractmethod
     def describe(self) -> str:
         """One line for a person."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,50 +11,15 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Iterator
+from typing import TypeVar
 
 import httpx
 
 from fhe_llm.providers.exchange import BrokenError, Head, LateError, Operation, Receive, Routine, Send
+from fhe_llm.routines import adrive, drive
 
 R = TypeVar("R")
-
-
-def drive(routine: Routine[R], perform: Callable[[Operation], Any]) -> R:
-    """Run ``routine``, throwing into it what breaks."""
-    try:
-        operation = next(routine)
-        while True:
-            try:
-                came = perform(operation)
-            except BrokenError as error:
-                operation = routine.throw(error)
-            else:
-                operation = routine.send(came)
-    except StopIteration as stop:
-        result: R = stop.value
-        return result
-    finally:
-        routine.close()
-
-
-async def adrive(routine: Routine[R], perform: Callable[[Operation], Awaitable[Any]]) -> R:
-    """:func:`drive` on an event loop."""
-    try:
-        operation = next(routine)
-        while True:
-            try:
-                came = await perform(operation)
-            except BrokenError as error:
-                operation = routine.throw(error)
-            else:
-                operation = routine.send(came)
-    except StopIteration as stop:
-        result: R = stop.value
-        return result
-    finally:
-        routine.close()
 
 
 class Wire:
@@ -69,7 +34,7 @@ class Wire:
 
     def run(self, routine: Routine[R]) -> R:
         """The routine's result; raises what it raises."""
-        return drive(routine, self._perform)
+        return drive(routine, self._perform, BrokenError)
 
     def close(self) -> None:
         """Give the connection back, or drop it where the answer was not read to its end."""
@@ -124,7 +89,7 @@ class AsyncWire:
 
     async def run(self, routine: Routine[R]) -> R:
         """See :meth:`Wire.run`; a cancelled task drops the connection."""
-        return await adrive(routine, self._perform)
+        return await adrive(routine, self._perform, BrokenError)
 
     async def close(self) -> None:
         """See :meth:`Wire.close`."""

@@ -1,11 +1,10 @@
-"""The two loops that run a routine, and the interface a transport offers."""
+"""The interface a transport offers."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
-from fhe_llm.client.transport.operations import Answer, Operation, Routine, Unreachable
+from fhe_llm.client.transport.operations import Routine
 
 R = TypeVar("R")
 
@@ -24,39 +23,3 @@ class AsyncTransport(Protocol):
     async def run(self, routine: Routine[R]) -> R: ...
 
     async def aclose(self) -> None: ...
-
-
-def drive(routine: Routine[R], perform: Callable[[Operation], Answer]) -> R:
-    """Run ``routine``; an :class:`Unreachable` from ``perform`` goes to the routine, anything else ends both."""
-    try:
-        operation = next(routine)
-        while True:
-            try:
-                answer = perform(operation)
-            except Unreachable as error:
-                operation = routine.throw(error)
-            else:
-                operation = routine.send(answer)
-    except StopIteration as stop:
-        result: R = stop.value
-        return result
-    finally:
-        routine.close()
-
-
-async def adrive(routine: Routine[R], perform: Callable[[Operation], Awaitable[Answer]]) -> R:
-    """:func:`drive` on an event loop; a cancelled task closes the routine."""
-    try:
-        operation = next(routine)
-        while True:
-            try:
-                answer = await perform(operation)
-            except Unreachable as error:
-                operation = routine.throw(error)
-            else:
-                operation = routine.send(answer)
-    except StopIteration as stop:
-        result: R = stop.value
-        return result
-    finally:
-        routine.close()

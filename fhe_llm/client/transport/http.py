@@ -16,7 +16,6 @@ from typing import Any, Final, TypeVar
 
 import httpx
 
-from fhe_llm.client.transport.driver import adrive, drive
 from fhe_llm.client.transport.operations import (
     NOTHING,
     Answer,
@@ -30,6 +29,7 @@ from fhe_llm.client.transport.operations import (
 )
 from fhe_llm.client.transport.websocket import AsyncSocket, NoWebSocket, Socket
 from fhe_llm.errors import TransportError
+from fhe_llm.routines import adrive, drive
 
 R = TypeVar("R")
 _LOG: Final = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ class HttpTransport:
 
     def run(self, routine: Routine[R]) -> R:
         """Run a routine to its end; raises what it raises."""
-        return drive(routine, self._perform)
+        return drive(routine, self._perform, Unreachable)
 
     def close(self) -> None:
         """Close all connections."""
@@ -186,7 +186,7 @@ class AsyncHttpTransport:
 
     async def run(self, routine: Routine[R]) -> R:
         """Run a routine to its end; raises what it raises."""
-        return await adrive(routine, self._perform)
+        return await adrive(routine, self._perform, Unreachable)
 
     async def aclose(self) -> None:
         """Close all connections."""

@@ -9,8 +9,17 @@ from typing import Any, Final, TypeVar
 
 import httpx
 
-from fhe_llm.client.transport.driver import adrive, drive
-from fhe_llm.client.transport.operations import NOTHING, Answer, HttpCall, Operation, Pause, Round, Routine
+from fhe_llm.client.transport.operations import (
+    NOTHING,
+    Answer,
+    HttpCall,
+    Operation,
+    Pause,
+    Round,
+    Routine,
+    Unreachable,
+)
+from fhe_llm.routines import adrive, drive
 
 R = TypeVar("R")
 _EVALUATE: Final = "/v1/evaluate"
@@ -27,7 +36,7 @@ class FunctionTransport:
 
     def run(self, routine: Routine[R]) -> R:
         """Run a routine to its end; raises what it raises."""
-        return drive(routine, self._perform)
+        return drive(routine, self._perform, Unreachable)
 
     def close(self) -> None:
         """Nothing to close."""
@@ -56,7 +65,7 @@ class AsyncAppTransport:
 
     async def run(self, routine: Routine[R]) -> R:
         """Run a routine to its end; raises what it raises."""
-        return await adrive(routine, self._perform)
+        return await adrive(routine, self._perform, Unreachable)
 
     async def aclose(self) -> None:
         """Close the client."""
