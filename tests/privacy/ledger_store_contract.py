@@ -156,6 +156,9 @@ class LedgerStoreContract:
             kind = "text"
             name = "unknown"
 
+            def describe(self) -> str:
+                return "unknown"
+
         nan = float("nan")
         unfit: list[Event] = [
             Unknown(),
